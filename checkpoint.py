@@ -1,0 +1,177 @@
+"""Which checkpoint a path means, what is in it, its settings; saving and restoring.
+
+A checkpoint is the files that `tf.train.Saver` writes, `<prefix>.index` and
+`<prefix>.data-00000-of-00001`, with the settings of its run beside them in `<prefix>.json`. A
+prefix with a step, `model/dcgan_lfw-2350`, belongs to a run; one without, `model/dcgan_lfw`, is a
+generator that comes with the project. Graphs (`.meta`) are neither written nor read: a graph is
+a program, a checkpoint is data.
+
+TensorFlow is imported only where a checkpoint is opened: a wrong path is answered at once.
+"""
+import contextlib
+import glob
+import json
+import os
+import re
+
+FILE_ENDINGS = re.compile(r'\.(index|meta|json|data-\d{5}-of-\d{5})$')
+STEP = re.compile(r'-(\d+)$')
+RECORDED = re.compile(r'^(?:all_)?model_checkpoint_paths?: "(?:.*/)?([^"/]+)"$', re.MULTILINE)
+
+
+class CheckpointError(ValueError):
+    """No checkpoint, or none that can be used; the message names the path."""
+
+
+# which one
+
+def find(path):
+    """The prefix that a folder, a prefix or one of a checkpoint's files means.
+
+    In a folder: the newest of a run, by Saver's own record, or else by time; without any run, the
+    generator that comes with the project. Only names inside the folder count, so a folder that
+    was moved still works. Raises CheckpointError saying where it looked.
+    """
+    if os.path.basename(path) == 'checkpoint' and os.path.isfile(path):
+        path = os.path.dirname(path) or '.'
+    if not os.path.isdir(path):
+        prefix = FILE_ENDINGS.sub('', path)
+        if _is_complete(prefix):
+            return prefix
+        if os.path.exists(prefix + '.index'):
+            raise CheckpointError(f'{prefix}: its data file is missing')
+        raise CheckpointError(f'{path}: no checkpoint there (looked for {prefix}.index)')
+    candidates = _recorded(path) + _by_time(path)
+    for prefix in candidates:
+        if _is_complete(prefix):
+            return prefix
+    if candidates:
+        raise CheckpointError(f'{candidates[0]}: its data file is missing')
+    raise CheckpointError(f'{path}: no checkpoint in this folder (looked for *.index)')
+
+
+def of_run(folder, name):
+    """[(step, prefix)] of the complete checkpoints <name>-<step> in folder, by step."""
+    pattern = re.compile(re.escape(name) + r'-(\d+)')
+    found = [(pattern.fullmatch(os.path.basename(prefix)), prefix) for prefix in _prefixes(folder)]
+    return sorted((int(match.group(1)), prefix) for match, prefix in found
+                  if match and _is_complete(prefix))
+
+
+def _recorded(folder):
+    """Prefixes named in Saver's file `checkpoint`, newest first, as names in this folder."""
+    try:
+        with open(os.path.join(folder, 'checkpoint'), encoding='utf-8') as f:
+            newest, *kept = RECORDED.findall(f.read()) or ['']
+    except (OSError, UnicodeDecodeError):
+        return []
+    prefixes = [os.path.join(folder, name) for name in [newest] + kept[::-1]]
+    return [prefix for prefix in prefixes if os.path.exists(prefix + '.index')]
+
+
+def _by_time(folder):
+    prefixes = _prefixes(folder)
+    of_runs = [prefix for prefix in prefixes if STEP.search(prefix)]
+    newest_first = sorted(of_runs, key=lambda p: os.path.getmtime(p + '.index'), reverse=True)
+    return newest_first + [prefix for prefix in prefixes if prefix not in of_runs]
+
+
+def _prefixes(folder):
+    return sorted(path[:-len('.index')]
+                  for path in glob.glob(os.path.join(glob.escape(folder), '*.index')))
+
+
+def _is_complete(prefix):
+    shards = glob.glob(glob.escape(prefix) + '.data-?????-of-?????')
+    return (os.path.exists(prefix + '.index') and bool(shards)
+            and len(shards) == int(shards[0][-5:]))
+
+
+# what is in it
+
+def settings(prefix):
+    """What was written beside the checkpoint, {} where nothing was (the original program's)."""
+    try:
+        with open(prefix + '.json', encoding='utf-8') as f:
+            return json.load(f)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f'{prefix}.json can\'t be read: {error}') from error
+
+
+def generator_size(prefix):
+    """(image_size, z_dim, width) of the generator in a checkpoint, read off its shapes.
+
+    So a checkpoint of the original program, which has no settings beside it, serves as well.
+    """
+    import tensorflow.compat.v1 as tf
+
+    from models import IMAGE_SIZES
+    with _named(prefix):
+        shapes = tf.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
+    if not {'generator/dense/kernel', 'generator/g/kernel'} <= set(shapes):
+        raise CheckpointError(f'{prefix}: holds no generator of this network')
+    z_dim, units = shapes['generator/dense/kernel']
+    width = shapes['generator/g/kernel'][-1]
+    image_size = 16 * int(round((units / (8 * width)) ** 0.5))
+    if image_size not in IMAGE_SIZES:
+        raise CheckpointError(f'{prefix}: its generator draws {image_size}x{image_size}, '
+                              f'which is none of {IMAGE_SIZES}')
+    return image_size, z_dim, width
+
+
+# saving and restoring
+
+def save(session, saver, folder, name, step, facts):
+    """Writes <folder>/<name>-<step> and facts, a dict, as its .json; returns the prefix.
+
+    The settings come first and Saver renames its files into place with the index last, so that a
+    checkpoint that is found is whole. Settings of checkpoints that Saver has removed go too.
+    """
+    prefix = os.path.join(folder, f'{name}-{step}')
+    os.makedirs(folder, exist_ok=True)
+    write_json(prefix + '.json', facts)
+    saver.save(session, os.path.join(folder, name), global_step=step, write_meta_graph=False)
+    for path in glob.glob(os.path.join(glob.escape(folder), glob.escape(name) + '-*.json')):
+        if not os.path.exists(path[:-len('.json')] + '.index'):
+            os.remove(path)
+    return prefix
+
+
+def save_generator(session, saver, prefix, of):
+    """Writes what saver holds as <prefix>, no step, with the settings of checkpoint `of`."""
+    os.makedirs(os.path.dirname(prefix) or '.', exist_ok=True)
+    write_json(prefix + '.json', settings(of))
+    saver.save(session, prefix, write_meta_graph=False, write_state=False)
+
+
+def write_json(path, facts):
+    """Writes a dict as JSON; the reader never sees half of it."""
+    with open(path + '.part', 'w', encoding='utf-8') as f:
+        json.dump(facts, f, indent=1)
+        f.write('\n')
+    os.replace(path + '.part', path)
+
+
+def restore(session, saver, prefix):
+    """Saver's restore; CheckpointError where a file is damaged or of another network."""
+    with _named(prefix):
+        saver.restore(session, prefix)
+
+
+@contextlib.contextmanager
+def _named(prefix):
+    """Turns what TensorFlow raises on a bad checkpoint into one sentence that names it."""
+    import tensorflow.compat.v1 as tf
+    try:
+        yield
+    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+        raise CheckpointError(f'{prefix}: is of another network or incomplete '
+                              f'({_first_line(error)})') from error
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f'{prefix}: is damaged ({_first_line(error)})') from error
+
+
+def _first_line(error):
+    return (getattr(error, 'message', None) or str(error)).strip().split('\n')[0]

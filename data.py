@@ -1,0 +1,328 @@
+"""Photographs to one uint8 array on disk, and batches of it that are a function of (seed, step).
+
+A data set is `lfw`, `celeba`, `toy` (drawn here, nothing to download) or any folder of images.
+Each photograph becomes the square in its middle, scaled with Pillow's BILINEAR (which averages
+over the source pixels, so nothing is skipped in scaling down). The array is kept under
+`<data-dir>/cache/` by the list of files, and memory-mapped: memory does not grow with the set.
+"""
+import collections
+import concurrent.futures
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+import zipfile
+import zlib
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+from tqdm import tqdm
+
+DATASETS = ('lfw', 'celeba', 'toy')
+CROPS = {'lfw': 150, 'celeba': 178}      # source pixels; in LFW the face then fills the frame
+ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+MAX_BROKEN = 0.01                        # share of a set that may be broken
+TOY_COUNT = 4000
+FORMAT = 1                               # of the cache; a change here makes all caches anew
+
+CELEBA_HELP = """\
+{folder} holds no photographs of CelebA. It can't be fetched by a program (its host answers
+with quota pages), so get img_align_celeba.zip in a browser:
+  from the authors' page, mmlab.ie.cuhk.edu.hk/projects/CelebA.html ("Align&Cropped Images"),
+  or as the Kaggle data set jessicali9530/celeba-dataset,
+and put the zip itself, or the folder img_align_celeba/ unpacked from it, into {folder}."""
+
+
+class DataError(ValueError):
+    """The photographs can't be used; the message names the folder or file."""
+
+
+# folder: where the photographs are. names: list of str. read: name -> Pillow image.
+# identity: what the cache depends on. crop: source pixels if none are asked for.
+Source = collections.namedtuple('Source', 'dataset name folder names read identity crop')
+
+# images: uint8 [n, s, s, 3], memory-mapped. names: the n names. broken: [(name, reason)].
+# crc32: of the array's bytes. path: the array's file.
+Photographs = collections.namedtuple('Photographs', 'images names broken crc32 path')
+
+
+# finding the photographs
+
+def find(dataset, data_dir='datasets'):
+    """Returns the Source of `lfw`, `celeba`, `toy` or a folder.
+
+    Raises DataError where there is no photograph; the message says what to do.
+    """
+    if dataset == 'toy':
+        names = [f'face {number:04d}' for number in range(TOY_COUNT)]
+        return Source(dataset, dataset, 'toy', names, draw_toy, ['toy'], 0)
+    known = dataset in DATASETS
+    folder = os.path.join(data_dir, dataset) if known else dataset
+    if not known and not os.path.isdir(folder):
+        raise DataError(f'--dataset {dataset}: neither {", ".join(DATASETS)} nor a folder')
+    name = dataset if known else os.path.basename(os.path.abspath(folder)) or 'images'
+    files = list(_walk(folder))
+    if files:
+        identity = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in files]
+        read = functools.partial(_open_file, folder)
+        names = [name for name, _ in files]
+    elif dataset == 'celeba':
+        names, read, identity = _celeba_zip(folder)
+    else:
+        raise DataError(f'{folder}: no photographs ({", ".join(ENDINGS)}) in this folder')
+    return Source(dataset, re.sub(r'[^\w.]+', '_', name), folder, names, read,
+                  [os.path.abspath(folder), identity], CROPS.get(dataset, 0))
+
+
+def _walk(folder):
+    """Yields (path below folder, stat) of each image, sorted; enters linked folders once."""
+    found, seen = [], set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(top)
+        folders[:] = [] if real in seen else [f for f in folders if not f.startswith('.')]
+        for name in [] if real in seen else names:
+            path = os.path.join(top, name)
+            if name.lower().endswith(ENDINGS) and not name.startswith('.') and (
+                    os.path.isfile(path)):
+                found.append((os.path.relpath(path, folder).replace(os.sep, '/'), os.stat(path)))
+        seen.add(real)
+    return sorted(found)
+
+
+def _open_file(folder, name):
+    return Image.open(os.path.join(folder, name))
+
+
+def _celeba_zip(folder):
+    """Names, reader and identity of the photographs in the zip in folder."""
+    zips = [os.path.join(folder, name) for name in sorted(_listdir(folder))
+            if name.lower().endswith('.zip')]
+    for path in zips:
+        if not zipfile.is_zipfile(path):
+            with open(path, 'rb') as f:
+                start = f.read(512).lstrip().lower()
+            what = ('a web page saved as a zip (the host\'s quota page?)'
+                    if start.startswith((b'<!doctype', b'<html', b'<'))
+                    else 'no zip archive, or only a part of one')
+            raise DataError(f'{path} is {what}; fetch it again')
+        archive = zipfile.ZipFile(path)
+        members = sorted((info.filename, info.file_size, info.CRC) for info in archive.infolist()
+                         if info.filename.lower().endswith(ENDINGS)
+                         and not os.path.basename(info.filename).startswith('.'))
+        if members:
+            return ([name for name, _, _ in members],
+                    lambda name: Image.open(io.BytesIO(archive.read(name))), members)
+    raise DataError(CELEBA_HELP.format(folder=folder))
+
+
+def _listdir(folder):
+    return os.listdir(folder) if os.path.isdir(folder) else []
+
+
+# one photograph
+
+def square(image, image_size, crop=0):
+    """The middle of a Pillow image as uint8 [image_size, image_size, 3].
+
+    The square has crop source pixels a side, at most the shorter side; 0 takes that. EXIF
+    orientation is applied, transparency laid on white, 16-bit grey brought to 8 bits.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I'):
+        grey = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((grey.clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    image = image.convert('RGB')
+    width, height = image.size
+    side = min(width, height, crop or width)
+    left, top = (width - side) // 2, (height - side) // 2
+    return np.asarray(image.resize((image_size, image_size), Image.BILINEAR,
+                                   (left, top, left + side, top + side)))
+
+
+def draw_toy(name):
+    """The toy set's face of that name, a 128x128 Pillow image; the same at every call."""
+    rng = np.random.RandomState(zlib.crc32(name.encode()))
+    skin = np.array([[255, 219, 190], [234, 192, 155], [198, 140, 100], [141, 92, 62],
+                     [92, 58, 40]][rng.randint(5)]) + rng.randint(-12, 13)
+    hair = np.array([[30, 24, 20], [84, 54, 32], [150, 100, 50], [214, 180, 110],
+                     [130, 50, 30], [170, 170, 170]][rng.randint(6)]) + rng.randint(-15, 16)
+    background, clothes = rng.randint(60, 230, 3), rng.randint(20, 220, 3)
+    iris = [[70, 110, 160], [80, 120, 70], [90, 60, 35], [40, 30, 25]][rng.randint(4)]
+
+    def colour(rgb, shade=1.0):
+        return tuple(int(v) for v in np.clip(np.asarray(rgb) * shade, 0, 255))
+
+    image = Image.new('RGB', (128, 128), colour(background))
+    draw = ImageDraw.Draw(image)
+
+    def ellipse(x, y, width, height, rgb, shade=1.0):
+        draw.ellipse((x - width, y - height, x + width, y + height), fill=colour(rgb, shade))
+
+    x, y = 64 + rng.randint(-5, 6), 66 + rng.randint(-4, 5)
+    width, height = rng.randint(30, 39), rng.randint(40, 49)
+    long_hair = rng.random_sample() < 0.5
+    if long_hair:
+        ellipse(x, y + 8, width + 12, height + 18, hair, 0.9)
+    draw.rectangle((x - 13, y + 20, x + 13, 128), fill=colour(skin, 0.85))
+    ellipse(x, 138, 58, 26, clothes)
+    ellipse(x, y - 6, width + 5, height + 3, hair)
+    ellipse(x, y + 3, width, height, skin)
+    fringe = rng.randint(14, 24)
+    draw.pieslice((x - width, y - height, x + width, y - height + 2 * fringe), 180, 360,
+                  fill=colour(hair))
+    eyes, gap, open_ = y - rng.randint(2, 8), rng.randint(13, 18), rng.randint(3, 6)
+    for side in (-1, 1):
+        ellipse(x + side * gap, eyes, 8, open_, [245, 245, 245])
+        ellipse(x + side * gap, eyes, 3.5, min(open_, 3.5), iris)
+        draw.line((x + side * (gap - 8), eyes - 10, x + side * (gap + 8), eyes - 11),
+                  fill=colour(hair, 0.7), width=3)
+    if rng.random_sample() < 0.2:
+        for side in (-1, 1):
+            draw.ellipse((x + side * gap - 11, eyes - 9, x + side * gap + 11, eyes + 9),
+                         outline=(25, 25, 25), width=2)
+        draw.line((x - gap + 11, eyes, x + gap - 11, eyes), fill=(25, 25, 25), width=2)
+    draw.line((x, eyes + 6, x - 4, y + 15, x + 3, y + 16), fill=colour(skin, 0.75), width=2)
+    mouth, smile, lips = rng.randint(9, 16), rng.randint(1, 9), [176, 70, 70]
+    draw.chord((x - mouth, y + 26 - smile, x + mouth, y + 26 + smile), 0, 180, fill=colour(lips))
+    draw.line((x - mouth, y + 26, x + mouth, y + 26), fill=colour(lips, 0.6), width=2)
+    return image
+
+
+# the array on disk
+
+def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
+    """Returns the Photographs of a Source, [n, image_size, image_size, 3], from cache or decoded.
+
+    crop: side of the square in source pixels, 0 for the shorter side, None for the set's own.
+    Broken images are left out and named. Raises DataError where more than 1 % are broken or
+    fewer than at_least are good.
+    """
+    crop = source.crop if crop is None else crop
+    key = hashlib.sha256(json.dumps([FORMAT, image_size, crop, source.identity]).encode())
+    stem = f'{source.name}-{image_size}px-crop{crop}-'
+    folder = os.path.join(data_dir, 'cache')
+    path = os.path.join(folder, stem + key.hexdigest()[:16] + '.uint8')
+    facts = _read_facts(path)
+    if facts is None:
+        os.makedirs(folder, exist_ok=True)
+        facts = _write_array(source, path, image_size, crop)
+        _remove_outdated(folder, stem, path, facts['folder'])
+    broken = facts['broken']
+    for name, reason in broken[:10]:
+        print(f'left out, broken: {name} ({reason})', file=sys.stderr)
+    if len(broken) > 10:
+        print(f'... and {len(broken) - 10:,} more, all named in {path}.json', file=sys.stderr)
+    total = len(facts['names']) + len(broken)
+    if len(broken) > MAX_BROKEN * total:
+        raise DataError(f'{source.folder}: {len(broken):,} of {total:,} photographs are broken, '
+                        f'more than {MAX_BROKEN:.0%}')
+    if len(facts['names']) < at_least:
+        raise DataError(f'{source.folder}: {len(facts["names"]):,} photographs are too few for '
+                        f'a batch of {at_least}')
+    images = np.memmap(path, np.uint8, 'r', shape=tuple(facts['shape']))
+    return Photographs(images, facts['names'], broken, facts['crc32'], path)
+
+
+def _read_facts(path):
+    """What was written beside the array, or None where there is no whole array."""
+    try:
+        with open(path + '.json', encoding='ascii') as f:
+            facts = json.load(f)
+        whole = os.path.getsize(path) == int(np.prod(facts['shape']))
+    except (OSError, ValueError, KeyError):
+        return None
+    return facts if whole else None
+
+
+def _write_array(source, path, image_size, crop):
+    """Decodes all photographs on all cores into path; returns the facts written beside it."""
+    def decode(name):
+        try:
+            with source.read(name) as image:
+                return square(image, image_size, crop)
+        except Exception as error:      # whatever a file makes Pillow raise, it is that file's
+            return f'{type(error).__name__}: {error}'
+
+    names, broken, crc32 = [], [], 0
+    print(f'reading {len(source.names):,} photographs of {source.folder}', file=sys.stderr)
+    bar = tqdm(total=len(source.names), unit=' photographs', disable=not sys.stderr.isatty())
+    partial = f'{path}.{os.getpid()}.part'
+    try:
+        with bar, open(partial, 'wb') as f, \
+                concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            # Pillow decodes without the interpreter's lock, so threads do; in portions, as
+            # `map` would take the whole list at once.
+            for start in range(0, len(source.names), 1024):
+                portion = source.names[start:start + 1024]
+                for name, pixels in zip(portion, pool.map(decode, portion)):
+                    if isinstance(pixels, str):
+                        broken.append([name, pixels])
+                    else:
+                        names.append(name)
+                        crc32 = zlib.crc32(pixels.tobytes(), crc32)
+                        f.write(pixels.tobytes())
+                bar.update(len(portion))
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+    facts = {'shape': [len(names), image_size, image_size, 3], 'crc32': crc32, 'crop': crop,
+             'folder': os.path.abspath(source.folder), 'names': names, 'broken': broken}
+    with open(partial, 'w', encoding='ascii') as f:
+        json.dump(facts, f)
+    os.replace(partial, path + '.json')
+    return facts
+
+
+def _remove_outdated(folder, stem, path, of):
+    """Removes arrays made of the same folder when it held other files."""
+    for name in os.listdir(folder):
+        other = os.path.join(folder, name)
+        if name.startswith(stem) and name.endswith('.uint8') and other != path:
+            facts = _read_facts(other)
+            if facts and facts['folder'] == of:
+                os.remove(other + '.json')
+                os.remove(other)
+
+
+# batches
+
+def rng(seed, step, stream):
+    """Random numbers of their own for each (seed, step, stream); the same on every numpy.
+
+    Of numpy's generators only RandomState is frozen, so that a run resumed under another numpy
+    sees the same batches.
+    """
+    return np.random.RandomState([seed, step, zlib.crc32(stream.encode('ascii'))])
+
+
+def batch(images, batch_size, seed, step):
+    """Batch number `step` (from 0) of an endless run, uint8 [batch_size, s, s, 3].
+
+    Every epoch goes through all images in an order of its own; what doesn't fill a batch is left
+    out of that epoch.
+    """
+    epoch, number = divmod(step, len(images) // batch_size)
+    order = _order(len(images), seed, epoch)
+    return images[order[number * batch_size:(number + 1) * batch_size]]
+
+
+@functools.lru_cache(maxsize=2)
+def _order(count, seed, epoch):
+    return rng(seed, epoch, 'order').permutation(count)
+
+
+def scaled(images):
+    """uint8 to float32 in [-1, 1], (x / 255 - 0.5) · 2 as the original has it."""
+    return (images.astype(np.float32) / 255 - 0.5) * 2
+
+
+def noise(seed, step, batch_size, z_dim):
+    """The noise of a step: uniform(-1, 1), float32 [batch_size, z_dim]."""
+    return rng(seed, step, 'noise').uniform(-1, 1, (batch_size, z_dim)).astype(np.float32)

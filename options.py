@@ -1,0 +1,49 @@
+"""What the programs' command lines have in common."""
+import argparse
+import sys
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a bad command line with one sentence and exit code 2; --help shows the rest."""
+
+    def error(self, message):
+        fail(message)
+
+
+def fail(message):
+    """One sentence on standard error, exit code 2: what the user can mend."""
+    print(f'error: {message}', file=sys.stderr)
+    sys.exit(2)
+
+
+def whole(low, high=2 ** 31 - 1):
+    """An argparse type: a whole number from low to high."""
+    def parse(text):
+        number = int(text)
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f'{text} is not from {low} to {high}')
+        return number
+    parse.__name__ = 'whole number'      # argparse names it in "invalid ... value"
+    return parse
+
+
+def real(low, high):
+    """An argparse type: a number from low up to but without high."""
+    def parse(text):
+        number = float(text)
+        if not low <= number < high:
+            raise argparse.ArgumentTypeError(f'{text} is not from {low} to below {high}')
+        return number
+    parse.__name__ = 'number'
+    return parse
+
+
+def names(known):
+    """An argparse type: a comma-separated list of known names, '' for none."""
+    def parse(text):
+        chosen = [name for name in text.split(',') if name]
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f'{name} is none of {", ".join(known)}')
+        return chosen
+    return parse

@@ -1,0 +1,67 @@
+"""Contact sheets, GIFs and curves. Images are uint8 [n, h, w, 3] unless said otherwise."""
+import csv
+import math
+import os
+
+import imageio
+import numpy as np
+
+
+def to_uint8(images):
+    """float [-1, 1] to uint8, the nearest grey level; any shape."""
+    return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def sheet(images, columns=None):
+    """One picture [rows·h, columns·w, 3] of any number of images, what is left over white.
+
+    columns: by default as many as make it about as wide as high.
+    """
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    cells = np.full((rows * columns, height, width, channels), 255, np.uint8)
+    cells[:count] = images
+    cells = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return cells.reshape(rows * height, columns * width, channels)
+
+
+def write(path, image):
+    """Writes a picture [h, w, 3]; the reader never sees half of it."""
+    partial = f'{path}.part'
+    imageio.imwrite(partial, image, format='png')
+    os.replace(partial, path)
+
+
+def write_gif(path, frames, seconds=0.2):
+    """A looping GIF of picture files of one size, the last one shown for two seconds."""
+    partial = f'{path}.part'
+    durations = [seconds] * (len(frames) - 1) + [2.0]
+    with imageio.get_writer(partial, format='gif', mode='I', loop=0) as gif:
+        for frame, duration in zip(frames, durations):
+            gif.append_data(imageio.imread(frame), {'duration': duration})
+    os.replace(partial, path)
+
+
+def plot_losses(csv_path, path):
+    """The columns d_loss and g_loss of a loss.csv against its steps, faint, and their means."""
+    from matplotlib.figure import Figure      # no pyplot: nothing global, no display needed
+    with open(csv_path, newline='') as f:
+        rows = list(csv.DictReader(f))
+    if not rows:
+        return
+    steps = np.array([int(row['step']) for row in rows])
+    figure = Figure(figsize=(8, 4.5), dpi=100)
+    axes = figure.add_subplot(111)
+    window = max(1, len(rows) // 50)
+    for column, label, colour in (('d_loss', 'D', 'tab:blue'), ('g_loss', 'G', 'tab:orange')):
+        values = np.array([float(row[column]) for row in rows])
+        axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+        mean = np.convolve(values, np.ones(window) / window, mode='valid')
+        axes.plot(steps[window - 1:], mean, color=colour, label=f'{label}, mean of {window}')
+    axes.set_xlabel('step')
+    axes.set_ylabel('loss')
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(f'{path}.part', format='png', bbox_inches='tight')
+    os.replace(f'{path}.part', path)

@@ -1,0 +1,391 @@
+"""Trains a DCGAN on photographs of faces.
+
+    python train.py --dataset lfw                       fetched by itself
+    python train.py --dataset celeba --epochs 20        from datasets/celeba/
+    python train.py --dataset toy --max-steps 500       drawn faces, nothing to fetch
+    python train.py --dataset path/to/photographs
+    python train.py --dataset celeba --resume           goes on where it was stopped
+
+Checkpoints go to model/, sheets of samples, losses and TensorBoard's events to
+samples/dcgan_<dataset>/. Ctrl-C saves and ends.
+"""
+import argparse
+import collections
+import contextlib
+import csv
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+import augment
+import checkpoint
+import data
+import options
+import pictures
+import session
+
+# What makes a run what it is: saved with each checkpoint, and the same on --resume.
+DEFAULTS = {
+    'dataset': 'lfw', 'image_size': 64, 'crop': None, 'augment': [], 'batch_size': 64,
+    'z_dim': 100, 'lr': 0.0002, 'beta1': 0.5, 'g_steps': 1, 'seed': 0}
+SHEET = 64              # images on a sheet of samples
+GIF_FRAMES = 100        # at most
+COLUMNS = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv
+
+Graph = collections.namedtuple('Graph', [
+    'graph', 'X', 'noise', 'is_training', 'g', 'd_real', 'd_real_logits', 'd_fake',
+    'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g'])
+
+
+def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64):
+    """The original's graph, in a tf.Graph of its own: placeholders, networks, losses, optimizers.
+
+    Both optimizers wait for all update ops, so a run of either moves the moving averages of both
+    networks: per step G's twice and D's, which has two towers, four times.
+    """
+    import tensorflow.compat.v1 as tf
+
+    import losses
+    import models
+
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.set_random_seed(seed)
+        X = tf.placeholder(tf.float32, [None, image_size, image_size, 3], name='X')
+        noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
+        is_training = tf.placeholder(tf.bool, [], name='is_training')
+
+        g = models.generator(noise, is_training, image_size, width)
+        d_real, d_real_logits = models.discriminator(X, is_training, width=width)
+        d_fake, d_fake_logits = models.discriminator(g, is_training, reuse=True, width=width)
+
+        loss_d = losses.loss_d(d_real_logits, d_fake_logits)
+        loss_g = losses.loss_g(d_fake_logits)
+
+        vars_d = tf.trainable_variables('discriminator/')
+        vars_g = tf.trainable_variables('generator/')
+        with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+            optimizer_d = tf.train.AdamOptimizer(lr, beta1).minimize(loss_d, var_list=vars_d)
+            optimizer_g = tf.train.AdamOptimizer(lr, beta1).minimize(loss_g, var_list=vars_g)
+    return Graph(graph, X, noise, is_training, g, d_real, d_real_logits, d_fake, d_fake_logits,
+                 loss_d, loss_g, vars_d, vars_g, optimizer_d, optimizer_g)
+
+
+def main(argv=None):
+    args = parse(argv)
+    try:
+        return train(args)
+    except (data.DataError, checkpoint.CheckpointError) as error:
+        options.fail(error)
+    except KeyboardInterrupt:
+        print('interrupted: what was not saved yet is lost', file=sys.stderr)
+        return 130
+
+
+def train(args):
+    # settings: the saved ones on --resume, else the defaults, under what was asked for
+    source = find_photographs(args)
+    name = f'dcgan_{source.name}'
+    samples_dir = args.samples_dir or os.path.join('samples', name)
+    step, prefix = starting_point(args.model_dir, name, args.resume)
+    saved = checkpoint.settings(prefix) if prefix else {}
+    settings = merge_settings(args, saved.get('settings', {}), prefix)
+    if settings['crop'] is None:
+        settings['crop'] = source.crop
+    image_size, batch_size, z_dim, seed = (
+        settings[key] for key in ('image_size', 'batch_size', 'z_dim', 'seed'))
+    for key, value in settings.items():
+        print(f'{key:12} {shown(value)}')
+
+    # data
+    if args.dry_run:
+        count = len(source.names)
+    else:
+        photographs = data.load(source, image_size, settings['crop'], args.data_dir, batch_size)
+        images = photographs.images
+        count = len(images)
+    facts = {'dataset': source.name, 'photographs': count}
+    if not args.dry_run:
+        facts['crc32'] = photographs.crc32
+        if saved.get('data', facts) != facts:
+            options.fail(f'{source.folder} does not hold the {saved["data"]["photographs"]:,} '
+                         f'photographs that {prefix} was trained on')
+    per_epoch = count // batch_size
+    last_step = min([steps for steps in (args.max_steps, args.epochs and args.epochs * per_epoch)
+                     if steps] or [20 * per_epoch])
+    print(f'{"photographs":12} {count:,} of {source.folder}: {per_epoch:,} steps an epoch')
+    print(f'{"steps":12} {step:,} to {last_step:,}')
+    print(f'{"checkpoints":12} {os.path.join(args.model_dir, name)}-<step>')
+    print(f'{"samples":12} {samples_dir}', flush=True)
+    if args.dry_run or step >= last_step:
+        print('a dry run: nothing done' if args.dry_run else 'nothing left to do')
+        return 0
+
+    # graph
+    tf = session.set_up(args.verbose)
+    p = build(image_size, z_dim, settings['lr'], settings['beta1'], seed)
+    with p.graph.as_default():
+        saver = tf.train.Saver(max_to_keep=args.max_to_keep)
+        initializer = tf.global_variables_initializer()
+    os.makedirs(samples_dir, exist_ok=True)
+    log = Log(tf, samples_dir, step, last_step, per_epoch, batch_size)
+    sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
+
+    with tf.Session(graph=p.graph) as sess, stop_signals() as stop:
+        if prefix:
+            checkpoint.restore(sess, saver, prefix)
+            saver.recover_last_checkpoints([path for _, path in
+                                            checkpoint.of_run(args.model_dir, name)])
+        else:
+            sess.run(initializer)
+
+        def save():
+            checkpoint.save(sess, saver, args.model_dir, name, step, {
+                'settings': settings, 'data': facts, 'step': step, 'images': step * batch_size,
+                'epoch': step / per_epoch, 'tensorflow': tf.__version__})
+
+        # loop
+        while step < last_step and not stop:
+            batch = data.batch(images, batch_size, seed, step)
+            batch = augment.apply(settings['augment'], batch, data.rng(seed, step, 'augment'))
+            feed = {p.X: data.scaled(batch), p.is_training: True,
+                    p.noise: data.noise(seed, step, batch_size, z_dim)}
+            _, loss_d, d_real, d_fake = sess.run([p.optimizer_d, p.loss_d, p.d_real, p.d_fake],
+                                                 feed)
+            for _ in range(settings['g_steps']):
+                _, loss_g = sess.run([p.optimizer_g, p.loss_g], feed)
+            step += 1
+
+            if not np.isfinite(loss_d + loss_g):
+                options.fail(f'step {step}: the loss is no longer finite (d {loss_d}, g {loss_g}); '
+                             f'{args.model_dir} keeps the last checkpoint, try a smaller --lr')
+            log.status(step, loss_d, loss_g)
+            if step % args.log_every == 0 or step == last_step:
+                log.losses(step, loss_d, loss_g, d_real.mean(), d_fake.mean())
+            if step % args.sample_every == 0 or step == last_step:
+                log.sheet(step, sess.run(p.g, {p.noise: sheet_noise, p.is_training: False}))
+            if step % args.save_every == 0 or step == last_step or stop:
+                save()
+        if not stop:
+            log.gif(args.sample_every)
+        log.close()
+
+    prefix = os.path.join(args.model_dir, f'{name}-{step}')
+    if stop:
+        print(f'stopped at step {step:,} and saved {prefix}; --resume goes on', file=sys.stderr)
+        return 128 + stop[0]
+    print(f'{prefix} is whole; python generate.py --ckpt {prefix} draws from it')
+    return 0
+
+
+def find_photographs(args):
+    """The Source of --dataset; LFW is fetched where it is missing."""
+    missing = args.dataset == 'lfw' and not os.path.isdir(os.path.join(args.data_dir, 'lfw'))
+    if missing and not args.dry_run:
+        fetch = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'download_lfw.py')
+        code = subprocess.call([sys.executable, fetch, '--data-dir', args.data_dir])
+        if code:
+            sys.exit(code)      # it has said why
+    return data.find(args.dataset, args.data_dir)
+
+
+def starting_point(model_dir, name, resume):
+    """(step, prefix) of the newest checkpoint of this run, (0, None) for a new one."""
+    kept = checkpoint.of_run(model_dir, name)
+    if kept and not resume:
+        options.fail(f'{kept[-1][1]} is there already: --resume goes on from it, '
+                     'another --model-dir begins anew')
+    if resume and not kept:
+        print(f'no checkpoint {name}-<step> in {model_dir} yet: beginning at step 0')
+    return kept[-1] if kept else (0, None)
+
+
+def merge_settings(args, saved, prefix):
+    """DEFAULTS under the saved settings under the options given; these two must not differ."""
+    settings = dict(DEFAULTS, **saved)
+    for key in DEFAULTS:
+        value = getattr(args, key)
+        if value is None:
+            continue
+        # The data set is compared by its pixels: its folder may have moved.
+        if saved and key != 'dataset' and value != settings[key]:
+            option = '--' + key.replace('_', '-')
+            options.fail(f'{option} {shown(value)}: {prefix} was trained with '
+                         f'{option} {shown(settings[key])}')
+        settings[key] = value
+    return settings
+
+
+def shown(value):
+    return ','.join(value) or 'none' if isinstance(value, list) else value
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """A list that Ctrl-C or SIGTERM puts its number into, so that a step is finished and saved.
+
+    A second Ctrl-C ends at once.
+    """
+    stop = []
+
+    def note(number, frame):
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(number)
+
+    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+class Log:
+    """What a run shows and writes: status line, loss.csv, TensorBoard's events, sheets.
+
+    On resume the rows after the step it goes on from are dropped, in loss.csv and, by a session
+    log entry, in TensorBoard.
+    """
+
+    def __init__(self, tf, folder, step, last_step, per_epoch, batch_size):
+        self.tf, self.folder = tf, folder
+        self.last_step, self.per_epoch, self.batch_size = last_step, per_epoch, batch_size
+        self.csv_path = os.path.join(folder, 'loss.csv')
+        rows = self._rows_up_to(step)
+        with open(self.csv_path + '.part', 'w', newline='') as f:
+            csv.writer(f).writerows([COLUMNS] + rows)
+        os.replace(self.csv_path + '.part', self.csv_path)
+        self.csv_file = open(self.csv_path, 'a', newline='')      # noqa: SIM115, closed in close
+        self.events = tf.summary.FileWriter(os.path.join(folder, 'events'))
+        self.events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
+        self.bar = tqdm(total=last_step, initial=step, disable=not sys.stderr.isatty(),
+                        bar_format='{desc} · {elapsed} < {remaining}')
+        self.began = time.time() - (float(rows[-1][COLUMNS.index('seconds')]) if rows else 0)
+        self.last = (step, time.time())
+        self.rate = 0.0
+
+    def _rows_up_to(self, step):
+        try:
+            with open(self.csv_path, newline='') as f:
+                rows = list(csv.reader(f))[1:]
+        except FileNotFoundError:
+            return []
+        return [row for row in rows if len(row) == len(COLUMNS) and int(row[0]) <= step]
+
+    def status(self, step, loss_d, loss_g):
+        """The line that a terminal shows at every step and a file at every row of loss.csv."""
+        seconds = time.time() - self.last[1]
+        if seconds > 1:
+            self.rate = (step - self.last[0]) * self.batch_size / seconds
+            self.last = (step, time.time())
+        self.line = (f'epoch {(step - 1) // self.per_epoch + 1}/'
+                     f'{math.ceil(self.last_step / self.per_epoch)} step {step}/{self.last_step}'
+                     f' · d {loss_d:.2f} g {loss_g:.2f} · {self.rate:.0f} img/s')
+        self.bar.set_description_str(self.line, refresh=False)
+        self.bar.update()
+
+    def losses(self, step, loss_d, loss_g, d_real, d_fake):
+        row = [step, (step - 1) // self.per_epoch + 1, step * self.batch_size,
+               f'{time.time() - self.began:.2f}', f'{loss_d:.6g}', f'{loss_g:.6g}']
+        csv.writer(self.csv_file).writerow(row)
+        self.csv_file.flush()
+        values = [('loss_d', loss_d), ('loss_g', loss_g), ('D(x)', d_real), ('D(G(z))', d_fake)]
+        self.events.add_summary(self.tf.Summary(value=[
+            self.tf.Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values]),
+            step)
+        if self.bar.disable:
+            print(self.line, flush=True)
+
+    def sheet(self, step, images):
+        """images: float [n, h, w, 3] in [-1, 1]."""
+        path = self._sheet_path(step)
+        pictures.write(path, pictures.sheet(pictures.to_uint8(images)))
+        with open(path, 'rb') as f:
+            image = self.tf.Summary.Image(encoded_image_string=f.read(), colorspace=3)
+        self.events.add_summary(self.tf.Summary(value=[
+            self.tf.Summary.Value(tag='samples', image=image)]), step)
+        pictures.plot_losses(self.csv_path, os.path.join(self.folder, 'loss.png'))
+
+    def gif(self, sample_every):
+        """samples.gif of the run's sheets so far, at most GIF_FRAMES of them, evenly spaced."""
+        steps = sorted({*range(sample_every, self.last_step, sample_every), self.last_step})
+        paths = [path for path in map(self._sheet_path, steps) if os.path.exists(path)]
+        places = np.linspace(0, len(paths) - 1, min(len(paths), GIF_FRAMES)).astype(int)
+        pictures.write_gif(os.path.join(self.folder, 'samples.gif'), [paths[i] for i in places])
+
+    def close(self):
+        self.bar.close()
+        self.csv_file.close()
+        self.events.close()
+        pictures.plot_losses(self.csv_path, os.path.join(self.folder, 'loss.png'))
+
+    def _sheet_path(self, step):
+        return os.path.join(self.folder, f'step_{step:07d}.png')
+
+
+def parse(argv):
+    summary, _, details = __doc__.partition('\n\n')
+    parser = options.Parser(description=summary, epilog=details,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    group = parser.add_argument_group('photographs')
+    group.add_argument('--dataset', help='lfw, celeba, toy or any folder of images (lfw)')
+    group.add_argument('--data-dir', default='datasets', metavar='DIR',
+                       help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
+    group.add_argument('--image-size', type=int, choices=[32, 48, 64, 96, 128],
+                       help='pixels a side (64)')
+    group.add_argument('--crop', type=options.whole(0), metavar='N',
+                       help='take the middle N x N pixels of a photograph, 0: the largest square '
+                            '(lfw 150, celeba 178, else 0)')
+    group.add_argument('--augment', type=options.names(augment.AUGMENTATIONS), metavar='LIST',
+                       help=f'comma-separated, of: {", ".join(augment.AUGMENTATIONS)} (none)')
+
+    group = parser.add_argument_group('training')
+    group.add_argument('--epochs', type=options.whole(1), metavar='N',
+                       help='times through the photographs (20, without --max-steps)')
+    group.add_argument('--max-steps', type=options.whole(1), metavar='N',
+                       help='end after N steps in all')
+    group.add_argument('--batch-size', type=options.whole(1), metavar='N', help='images (64)')
+    group.add_argument('--z-dim', type=options.whole(1), metavar='N',
+                       help='numbers of noise an image (100)')
+    group.add_argument('--lr', type=options.real(0, 1), metavar='X',
+                       help="Adam's learning rate, of both networks (0.0002)")
+    group.add_argument('--beta1', type=options.real(0, 1), metavar='X', help="Adam's beta1 (0.5)")
+    group.add_argument('--g-steps', type=options.whole(1), metavar='N',
+                       help="runs of G's optimizer a step, on the same noise (1)")
+    group.add_argument('--seed', type=options.whole(0), metavar='N',
+                       help='of the weights, the order, augmentation and noise (0)')
+
+    group = parser.add_argument_group('the run')
+    group.add_argument('--model-dir', default='model', metavar='DIR',
+                       help='where checkpoints go (%(default)s)')
+    group.add_argument('--samples-dir', metavar='DIR',
+                       help='where sheets, loss.csv, loss.png, samples.gif and events/ go '
+                            '(samples/dcgan_<dataset>)')
+    group.add_argument('--resume', action='store_true',
+                       help='go on from the newest checkpoint, with its settings')
+    group.add_argument('--log-every', type=options.whole(1), default=10, metavar='N',
+                       help='steps between rows of loss.csv (%(default)s)')
+    group.add_argument('--sample-every', type=options.whole(1), default=200, metavar='N',
+                       help='steps between sheets (%(default)s)')
+    group.add_argument('--save-every', type=options.whole(1), default=500, metavar='N',
+                       help='steps between checkpoints (%(default)s)')
+    group.add_argument('--max-to-keep', type=options.whole(1), default=5, metavar='N',
+                       help='checkpoints that stay (%(default)s)')
+    group.add_argument('--dry-run', action='store_true',
+                       help='print settings and counts, and end')
+    group.add_argument('--verbose', action='store_true', help="show TensorFlow's own messages")
+    args = parser.parse_args(argv)
+    args.dataset = args.dataset or DEFAULTS['dataset']
+    return args
+
+
+if __name__ == '__main__':
+    sys.exit(main())
