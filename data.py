@@ -113,9 +113,13 @@ def _celeba_zip(folder):
                          if info.filename.lower().endswith(ENDINGS)
                          and not os.path.basename(info.filename).startswith('.'))
         if members:
-            return ([name for name, _, _ in members],
-                    lambda name: Image.open(io.BytesIO(archive.read(name))), members)
+            names = [name for name, _, _ in members]
+            return names, functools.partial(_open_member, archive), members
     raise DataError(CELEBA_HELP.format(folder=folder))
+
+
+def _open_member(archive, name):
+    return Image.open(io.BytesIO(archive.read(name)))
 
 
 def _listdir(folder):

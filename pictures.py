@@ -45,7 +45,7 @@ def write_gif(path, frames, seconds=0.2):
 
 def plot_losses(csv_path, path):
     """The columns d_loss and g_loss of a loss.csv against its steps, faint, and their means."""
-    from matplotlib.figure import Figure      # no pyplot: nothing global, no display needed
+    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
     with open(csv_path, newline='') as f:
         rows = list(csv.DictReader(f))
     if not rows:

@@ -1,0 +1,124 @@
+"""Holds the project's graph against the figures that TensorFlow 1.15.5 gave.
+
+    python tests/parity.py            prints the largest share of each group's tolerance
+
+Every key of `golden/tiny.json` (width 2) and `golden/wide.json` (width 64) is compared, and what
+is kept whole is compared whole. Exit code 1 where anything is out of tolerance.
+"""
+import collections
+import json
+import os
+import sys
+
+import numpy as np
+
+GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'golden')
+if __name__ == '__main__':
+    sys.path[:0] = [os.path.dirname(os.path.dirname(GOLDEN)), GOLDEN]
+    import session
+    session.set_up()
+
+import formula  # noqa: E402  needs the path above
+import recording  # noqa: E402
+import tensorflow.compat.v1 as tf  # noqa: E402
+
+import train  # noqa: E402
+
+SEEDS = {2: formula.TINY, 64: formula.WIDE}
+NAMES = {2: 'tiny', 64: 'wide'}
+
+
+def load_json(name):
+    with open(os.path.join(GOLDEN, name)) as f:
+        return json.load(f, object_pairs_hook=collections.OrderedDict)
+
+
+def record(width, **options):
+    """All recorded arrays of the project's own graph; options go to train.build."""
+    p = train.build(width=width, **options)
+    with p.graph.as_default():
+        gradients = {'grads_d': tf.gradients(p.loss_d, p.vars_d),
+                     'grads_g': tf.gradients(p.loss_g, p.vars_g)}
+    fields = collections.namedtuple('Program', p._fields + tuple(gradients))
+    with tf.Session(graph=p.graph) as sess:
+        return recording.record(tf, fields(*p, **gradients), sess, SEEDS[width])
+
+
+def shares(out, width):
+    """{key: largest difference as a share of its tolerance} over summaries and whole arrays."""
+    figures = load_json(NAMES[width] + '.json')['figures']
+    assert list(out) == list(figures), 'other keys than recorded'
+    table = {}
+    for key, theirs in figures.items():
+        mine = formula.summary(key, out[key])
+        assert mine['shape'] == theirs['shape'], key
+        gaps = [abs(a - b) for part in ('head', 'even') for a, b in zip(mine[part], theirs[part])]
+        # No element may be off by more than the tolerance, so neither may mean and maximum, nor
+        # the norm over the root of the size. The probe weighs the elements with standard normals:
+        # 4 times the gaps' root mean square is as good as never reached.
+        size = max(1.0, float(np.prod(theirs['shape'])))
+        gaps += [abs(mine['mean'] - theirs['mean']), abs(mine['max'] - theirs['max']),
+                 abs(mine['norm'] - theirs['norm']) / np.sqrt(size),
+                 abs(mine['probe'] - theirs['probe']) / 4]
+        table[key] = max(gaps) / recording.tolerance(key, width, theirs['max'])
+    for key, mine, theirs in whole_arrays(out, width):
+        gap = float(np.abs(mine - theirs).max())
+        share = gap / recording.tolerance(key, width, figures[key]['max'])
+        table[key] = max(table[key], share)
+    return table
+
+
+def whole_arrays(out, width):
+    """Yields (key, mine, theirs) for every array that is kept whole."""
+    if width == 2:
+        for name, theirs in np.load(os.path.join(GOLDEN, 'tiny_arrays.npz')).items():
+            key = next(key for key in out if key.replace('/', '.') == name)
+            yield key, out[key][:2] if key.endswith('/g') else out[key], theirs
+        reader = tf.train.NewCheckpointReader(
+            os.path.join(GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3'))
+        for name in reader.get_variable_to_shape_map():
+            yield 'after_3/var/' + name, out['after_3/var/' + name], reader.get_tensor(name)
+    else:
+        images = np.load(os.path.join(GOLDEN, 'wide_images.npz'))
+        for name, key, rows in (('init_eval', 'init/eval/g', slice(0, 2)),
+                                ('init_train', 'init/train/g', slice(0, 2)),
+                                ('after_3_eval', 'after_3/eval/g', slice(0, 1)),
+                                ('batch5_train', 'batch5/train/g', slice(4, 5))):
+            yield key, out[key][rows], images[name]
+
+
+def group(key):
+    """The row of the table in golden/README.md that a key belongs to."""
+    if key == 'losses':
+        return 'losses of the three steps'
+    state, kind, name = key.split('/', 2)
+    if kind in ('eval', 'train'):
+        return f'{state} {kind} outputs'
+    if kind.startswith('grad'):
+        return f'init gradients{" that are zero" if recording.NOISE.match(name) else ""}'
+    if 'moving' in name:
+        return f'{state} moving averages'
+    if name.endswith(('/Adam', '/Adam_1')) or name.startswith('beta'):
+        return f'{state} Adam'
+    return f'{state} {"zero-gradient biases" if recording.NOISE.match(name) else "weights"}'
+
+
+def main():
+    onednn = os.environ.get('TF_ENABLE_ONEDNN_OPTS', 'default')
+    print(f'TensorFlow {tf.__version__}, oneDNN {onednn}')
+    tables = {width: shares(record(width), width) for width in (2, 64)}
+    groups = collections.OrderedDict()
+    for width, table in tables.items():
+        for key, share in table.items():
+            row = groups.setdefault(group(key), {2: 0.0, 64: 0.0})
+            row[width] = max(row[width], share)
+    print(f'{"share of tolerance, largest":36} width 2  width 64')
+    for name, row in groups.items():
+        print(f'{name:36} {row[2]:7.3f}  {row[64]:8.3f}')
+    worst = max(max(table.values()) for table in tables.values())
+    print(f'{sum(len(t) for t in tables.values())} keys, the worst at {worst:.3f}')
+    return int(worst > 1)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The graph is TensorFlow 1.15.5's: names, 395 recorded keys at two widths, and tests that bite."""
+import functools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import parity
+import pytest
+import tensorflow.compat.v1 as tf
+
+import models
+import ops
+import train
+
+OLD = tf.__version__.startswith('1.')
+
+
+@pytest.mark.parametrize('size', [64, 128])
+def test_the_99_variables(size):
+    p = train.build(image_size=size)
+    with p.graph.as_default():
+        variables = tf.global_variables()
+        collections = {key: {v.name for v in tf.get_collection(key)}
+                       for key in ('variables', 'trainable_variables', 'model_variables')}
+    mine = [{'name': v.op.name, 'shape': v.shape.as_list(), 'dtype': v.dtype.base_dtype.name,
+             'trainable': v.name in collections['trainable_variables'],
+             'collections': [key for key, names in collections.items() if v.name in names]}
+            for v in variables]
+    assert len(mine) == 99
+    assert mine == parity.load_json(f'variables_{size}.json')
+
+
+def test_names_that_a_user_of_the_original_may_ask_for():
+    p = train.build()
+    golden = parity.load_json('graph.json')
+    for field, name in golden['tensors'].items():
+        assert getattr(p, field).name == name
+    for field, name in golden['train_ops'].items():
+        assert getattr(p, field).name == name
+    updates = p.graph.get_collection(tf.GraphKeys.UPDATE_OPS)
+    targets = {v.handle.name: v.op.name for v in p.graph.get_collection('variables')}
+    assert [(op.name, targets[op.inputs[0].name]) for op in updates] == [
+        (op['name'], op['target']) for op in golden['update_ops']]
+
+
+@pytest.mark.parametrize('width', [2, 64])
+def test_every_recorded_key(width):
+    table = parity.shares(parity.record(width), width)
+    assert len(table) == 395
+    assert {key: share for key, share in table.items() if not share <= 1} == {}
+
+
+@pytest.mark.skipif(OLD, reason='TensorFlow 1.15.5 as recorded has no oneDNN')
+def test_every_recorded_key_without_onednn():
+    environment = dict(os.environ, TF_ENABLE_ONEDNN_OPTS='0')
+    program = os.path.join(os.path.dirname(__file__), 'parity.py')
+    run = subprocess.run([sys.executable, program], env=environment, stdout=subprocess.PIPE,
+                         text=True)
+    assert run.returncode == 0, run.stdout
+    assert '790 keys' in run.stdout
+
+
+# Deliberate mistakes: each must be out of tolerance, by the factor stated, or the figures would
+# not tell a wrong program from a right one. What was seen is in golden/README.md.
+
+def different_layer(monkeypatch, name, **options):
+    monkeypatch.setattr(models, name, functools.partial(getattr(ops, name), **options))
+
+
+def without_bessel(monkeypatch):
+    fused = tf.nn.fused_batch_norm
+
+    def biased(x, *args, **kwargs):
+        y, mean, variance = fused(x, *args, **kwargs)
+        if kwargs['is_training']:
+            count = tf.cast(tf.size(x) / tf.shape(x)[-1], tf.float32)
+            variance *= (count - 1) / count
+        return y, mean, variance
+    monkeypatch.setattr(tf.nn, 'fused_batch_norm', biased)
+
+
+def without_order(monkeypatch):
+    def move(average, value, rate):
+        update = average.assign_sub((average.read_value() - value) * rate, read_value=False)
+        tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
+    monkeypatch.setattr(ops, '_move', move)
+
+
+def fake_tower_without_updates(monkeypatch):
+    def batch_norm(h, is_training):
+        h = ops.batch_norm(h, is_training)
+        if tf.get_variable_scope().reuse:
+            del tf.get_collection_ref(tf.GraphKeys.UPDATE_OPS)[-2:]
+        return h
+    monkeypatch.setattr(models, 'batch_norm', batch_norm)
+
+
+def optimizer_g_without_updates(monkeypatch):
+    minimize = tf.train.AdamOptimizer.minimize
+
+    def patched(self, loss, var_list):
+        if var_list[0].name.startswith('discriminator'):
+            return minimize(self, loss, var_list=var_list)
+        with tf.control_dependencies(None):
+            return minimize(self, loss, var_list=var_list)
+    monkeypatch.setattr(tf.train.AdamOptimizer, 'minimize', patched)
+
+
+def adam_epsilon(monkeypatch):
+    monkeypatch.setattr(tf.train, 'AdamOptimizer',
+                        functools.partial(tf.train.AdamOptimizer, epsilon=1e-7))
+
+
+MISTAKES = [
+    ('batch norm epsilon 1e-5', 1000, {},
+     functools.partial(different_layer, name='batch_norm', epsilon=1e-5)),
+    ('decay 0.99', 1000, {}, functools.partial(different_layer, name='batch_norm', decay=0.99)),
+    ('leak 0.21', 1000, {}, functools.partial(different_layer, name='lrelu', leak=0.21)),
+    ('beta1 0.9', 1000, {'beta1': 0.9}, None),
+    ('learning rate 0.00021', 100, {'lr': 0.00021}, None),
+    ('moving variance without Bessel', 100, {}, without_bessel),
+    ('updates without order', 1000, {}, without_order),
+    ('fake tower without updates', 1000, {}, fake_tower_without_updates),
+    ('optimizer_g without update ops', 100, {}, optimizer_g_without_updates),
+    ('Adam epsilon 1e-7', 5, {}, adam_epsilon),
+]
+
+
+@pytest.mark.parametrize('name, factor, options, make', MISTAKES, ids=[m[0] for m in MISTAKES])
+def test_a_mistake_is_felt(monkeypatch, name, factor, options, make):
+    if make:
+        make(monkeypatch)
+    table = parity.shares(parity.record(2, **options), 2)
+    worst = max(table, key=table.get)
+    print(f'{name}: {table[worst]:.0f} times the tolerance, at {worst}')
+    assert table[worst] > factor
+
+
+def test_a_batch_of_any_size_at_every_run():
+    p = train.build(image_size=32, width=2)
+    with p.graph.as_default():
+        initializer = tf.global_variables_initializer()
+    with tf.Session(graph=p.graph) as sess:
+        sess.run(initializer)
+        for count in (1, 7, 3):
+            feed = {p.noise: np.zeros([count, 100]), p.X: np.zeros([count, 32, 32, 3]),
+                    p.is_training: True}
+            sess.run([p.optimizer_d, p.optimizer_g], feed)
+            assert sess.run(p.g, feed).shape == (count, 32, 32, 3)
+            assert sess.run(p.d_fake, feed).shape == (count, 1)
