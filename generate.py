@@ -28,6 +28,10 @@ def main(argv=None):
         return generate(args)
     except checkpoint.CheckpointError as error:
         options.fail(f'--ckpt {error}')
+    except OSError as error:
+        if not error.filename:
+            raise
+        options.fail(f'{error.filename}: {error.strerror}')
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130

@@ -3,8 +3,9 @@ import csv
 import math
 import os
 
-import imageio
+import imageio.v2 as imageio
 import numpy as np
+from PIL import Image
 
 
 def to_uint8(images):
@@ -33,13 +34,14 @@ def write(path, image):
     os.replace(partial, path)
 
 
-def write_gif(path, frames, seconds=0.2):
+def write_gif(path, frames, milliseconds=200):
     """A looping GIF of picture files of one size, the last one shown for two seconds."""
     partial = f'{path}.part'
-    durations = [seconds] * (len(frames) - 1) + [2.0]
-    with imageio.get_writer(partial, format='gif', mode='I', loop=0) as gif:
-        for frame, duration in zip(frames, durations):
-            gif.append_data(imageio.imread(frame), {'duration': duration})
+    first, *others = frames
+    with Image.open(first) as image:
+        # A generator, so that one frame at a time is in memory.
+        image.save(partial, 'GIF', save_all=True, append_images=map(Image.open, others),
+                   duration=[milliseconds] * len(others) + [2000], loop=0)
     os.replace(partial, path)
 
 

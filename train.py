@@ -83,6 +83,10 @@ def main(argv=None):
         return train(args)
     except (data.DataError, checkpoint.CheckpointError) as error:
         options.fail(error)
+    except OSError as error:
+        if not error.filename:
+            raise
+        options.fail(f'{error.filename}: {error.strerror}')
     except KeyboardInterrupt:
         print('interrupted: what was not saved yet is lost', file=sys.stderr)
         return 130

@@ -1,0 +1,579 @@
+"""Downloads LFW (Labeled Faces in the Wild): 13,233 photographs of 5,749 people.
+
+    python download_lfw.py
+    python download_lfw.py --variant funneled --data-dir /data
+    python download_lfw.py --archive ~/Downloads/lfw.tgz
+
+The photographs end in DIR/lfw/First_Last/First_Last_0001.jpg. That folder appears in one rename,
+when all of them are there, so half a set is never taken for a whole one. A run that was broken
+off goes on where it stood when the same command is given again.
+"""
+import argparse
+import collections
+import contextlib
+import email.utils
+import gzip
+import hashlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import sys
+import tarfile
+import time
+import zlib
+
+import requests
+import urllib3
+from tqdm import tqdm
+
+import options
+
+try:
+    import fcntl
+except ImportError:    # Windows
+    fcntl = None
+
+Archive = collections.namedtuple('Archive', 'filename size algorithm digest mirrors')
+
+# Digests of the first two: scikit-learn, sklearn/datasets/_lfw.py; size and sha256 of the first
+# also in tensorflow/datasets, datasets/lfw/checksums.tsv; the other sizes are those of downloads
+# with these digests. The university's host has had no address since 2025 (tensorflow/datasets
+# issue 11012), yet it is where the set belongs, so it stays last.
+# No sha256 is published for the deep-funneled set: the md5 is that of the LFW page and of
+# torchvision, and the Internet Archive's copy of 2023 is the one public mirror known to give it.
+FIGSHARE = 'https://ndownloader.figshare.com/files'
+UNIVERSITY = 'http://vis-www.cs.umass.edu/lfw'
+VARIANTS = {
+    'original': Archive(
+        'lfw.tgz', 180566744, 'sha256',
+        '055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0',
+        [f'{FIGSHARE}/5976018', f'{UNIVERSITY}/lfw.tgz']),
+    'funneled': Archive(
+        'lfw-funneled.tgz', 243346528, 'sha256',
+        'b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a',
+        [f'{FIGSHARE}/5976015', f'{UNIVERSITY}/lfw-funneled.tgz']),
+    'deepfunneled': Archive(
+        'lfw-deepfunneled.tgz', 108761145, 'md5', '68331da3eb755a505a502b5aacb3c201',
+        ['https://web.archive.org/web/20231118124720if_/'
+         'https://vis-www.cs.umass.edu/lfw/lfw-deepfunneled.tgz',
+         f'{UNIVERSITY}/lfw-deepfunneled.tgz']),
+}
+PHOTOGRAPHS, PEOPLE = 13233, 5749          # the same in all three variants
+PHOTOGRAPH = re.compile(r'([A-Za-z][^/]*)/\1_[0-9]{4}\.jpg')    # First_Last/First_Last_0001.jpg
+TOP_FOLDERS = ('lfw', 'lfw_funneled', 'lfw-deepfunneled')
+MARKER = '.complete.json'
+
+GZIP_MAGIC, JPEG_MAGIC = b'\x1f\x8b', b'\xff\xd8\xff'
+TIMEOUT = (10, 30)                         # seconds: to connect, between two pieces of the body
+ATTEMPTS = 5                               # in a row that bring nothing new, at each mirror
+LONGEST_WAIT = 60                          # seconds, whatever Retry-After says
+SECONDS_BETWEEN_LINES = 5                  # of progress where there is no terminal for a bar
+
+MAX_UNPACKED = 2 << 30                     # bytes; the sets themselves unpack to 0.1 to 0.3 GB
+MAX_MEMBERS = 50000                        # the sets have 19,000
+MAX_HEADERS = 1 << 20                      # bytes between two members: tarfile keeps them in memory
+UNPACKED_RATIO = 1.25                      # JPEG hardly compresses; rounding up to disk blocks
+
+
+class DownloadError(Exception):
+    """One sentence for the user."""
+
+
+class MirrorError(DownloadError):
+    """This mirror does not give the archive; the next one may."""
+
+
+class TryAgain(Exception):
+    """A passing fault; `retry_after` are the seconds that the server asked for."""
+
+    def __init__(self, reason, retry_after=0):
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+def say(text):
+    print(text, flush=True)
+
+
+# what is there already
+
+def count_photographs(folder):
+    """(photographs, people) under a folder; empty files, left by a power cut, do not count."""
+    photographs = people = 0
+    for person in os.scandir(folder):
+        if person.is_dir():
+            found = sum(1 for file in os.scandir(person.path)
+                        if PHOTOGRAPH.fullmatch(f'{person.name}/{file.name}')
+                        and file.stat().st_size > 0)
+            photographs += found
+            people += found > 0
+    return photographs, people
+
+
+def already_there(folder, variant):
+    """True if the folder holds the whole set, False if there is none; DownloadError otherwise."""
+    if not os.path.lexists(folder):
+        return False
+    if not os.path.isdir(folder):
+        raise DownloadError(f'{folder} is no folder: move it away and run this again')
+    photographs, people = count_photographs(folder)
+    counts = f'{photographs:,} photographs of {people:,} people'
+    if (photographs, people) != (PHOTOGRAPHS, PEOPLE):
+        raise DownloadError(f'{folder} holds {counts} instead of {PHOTOGRAPHS:,} of {PEOPLE:,}: '
+                            'move or delete that folder and run this again')
+    found = read_json(os.path.join(folder, MARKER)).get('variant')
+    if found is None:
+        say(f'{counts} are in {folder} already; this program did not put them there, '
+            'so which variant they are is not known')
+    elif found == variant:
+        say(f'{counts} ({variant}) are in {folder} already')
+    else:
+        raise DownloadError(f'{folder} holds the {found} set, not the {variant} one: '
+                            'move or delete that folder, or use another --data-dir')
+    return True
+
+
+def read_json(path):
+    """The dict in a small JSON file; {} if the file is missing or cut short."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path, content):
+    with open(path, 'w', encoding='utf-8') as file:
+        json.dump(content, file, indent=1)
+
+
+def lock(data_dir):
+    """A context in which no other run of this program works in data_dir."""
+    try:
+        file = open(os.path.join(data_dir, '.lfw.lock'), 'w')    # noqa: SIM115
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise DownloadError(f'another download into {data_dir} is under way: '
+                            'wait until it has ended') from None
+    except OSError:    # a read-only folder, or a file system without locks: go on without
+        return contextlib.nullcontext()
+    return file
+
+
+def require_space(folder, needed):
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DownloadError(f'{folder} needs {needed / 1e6:,.0f} MB of free disk space and has '
+                            f'{free / 1e6:,.0f} MB')
+
+
+# the download
+
+def digest_of(path, algorithm):
+    digest = hashlib.new(algorithm)
+    with open(path, 'rb') as file:
+        for piece in iter(lambda: file.read(1 << 20), b''):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def require_digest(path, archive):
+    got = digest_of(path, archive.algorithm)
+    if got != archive.digest:
+        raise MirrorError(f'{path} has {archive.algorithm} {got} where {archive.digest} was '
+                          'expected; if that is the archive you mean, give its --sha256')
+
+
+def require_gzip(source, start_of_file):
+    """MirrorError unless the bytes can begin a gzip file."""
+    if start_of_file[:2] not in (GZIP_MAGIC, GZIP_MAGIC[:1]):
+        kind = 'an HTML page' if start_of_file.lstrip().startswith(b'<') else 'no gzip file'
+        raise MirrorError(f'{source} is {kind} where an archive was expected')
+
+
+def download(archive, data_dir):
+    """Path of the archive, whole and with the right checksum, from the first mirror that has it.
+
+    It is kept under its partial name: an archive by its full name in there would be the user's.
+    """
+    partial = partial_path(archive, data_dir)
+    if read_json(f'{partial}.json').get('digest') != archive.digest:
+        remove_partial(partial)    # the beginning of another file
+    if size_of(partial) and digest_of(partial, archive.algorithm) == archive.digest:
+        return partial
+    for url in archive.mirrors:
+        say(f'{archive.filename}: downloading from {url}')
+        try:
+            fetch(url, archive, partial)
+            return partial
+        except MirrorError as error:
+            if url == archive.mirrors[-1]:
+                hint = '' if len(archive.mirrors) == 1 else (
+                    f'; no mirror gave {archive.filename}: try later, or use --archive')
+                raise DownloadError(f'{error}{hint}') from None
+            say(f'  {error}; on to the next mirror')
+
+
+def fetch(url, archive, partial):
+    """Completes the partial file from one mirror and checks it; MirrorError if that fails."""
+    glued = receive_all(url, archive, partial)
+    if glued and digest_of(partial, archive.algorithm) != archive.digest:
+        say(f'  the pieces of {partial} do not belong together: once more from the start')
+        remove_partial(partial)
+        receive_all(url, archive, partial)
+    try:
+        require_digest(partial, archive)
+    except MirrorError:
+        remove_partial(partial)
+        raise
+
+
+def receive_all(url, archive, partial):
+    """Requests what is missing until nothing is; True if the file is glued from pieces."""
+    furthest, failures = size_of(partial), 0
+    while True:
+        try:
+            return receive(url, archive, partial)
+        except TryAgain as error:
+            # Only bytes never had before count as progress: a server without Range that always
+            # breaks off would otherwise be asked forever.
+            failures = 1 if size_of(partial) > furthest else failures + 1
+            furthest = max(furthest, size_of(partial))
+            if failures == ATTEMPTS:
+                raise MirrorError(f'{url}: {error} ({ATTEMPTS} attempts)') from None
+            jittered = random.uniform(0.5, 1) * 2 ** failures
+            seconds = min(max(error.retry_after, jittered), LONGEST_WAIT)
+            say(f'  {error}; again in {seconds:.0f} s')
+        time.sleep(seconds)
+
+
+def receive(url, archive, partial):
+    """One request for what the partial file lacks; True if its bytes were appended to older ones.
+
+    Raises TryAgain for a passing fault, MirrorError for a lasting one.
+    """
+    start = size_of(partial)
+    if archive.size and start >= archive.size:
+        if start == archive.size:
+            return True
+        remove_partial(partial)
+        start = 0
+    headers = {'Accept-Encoding': 'identity'}
+    if start:
+        headers['Range'] = f'bytes={start}-'
+        note = read_json(f'{partial}.json')
+        if note.get('url') == url and note.get('validator'):
+            headers['If-Range'] = note['validator']
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.exceptions.SSLError as error:
+        raise MirrorError(f'{url}: {root_cause(error)}') from None
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise TryAgain(root_cause(error)) from None
+    except requests.RequestException as error:    # no URL at all, redirects without end
+        raise MirrorError(f'{url}: {error}') from None
+
+    with response:
+        status, total = response.status_code, response.headers.get('Content-Length', '')
+        if status == 429 or status >= 500:
+            raise TryAgain(f'the server answered {status}', retry_after(response))
+        if status in (206, 416):
+            content_range = response.headers.get('Content-Range', '')
+            if status == 416 and content_range == f'bytes */{start}':
+                return True
+            if status == 416 or not content_range.startswith(f'bytes {start}-'):
+                remove_partial(partial)
+                raise TryAgain(f'asked for the bytes from {start:,}, the server answered {status} '
+                               f'with {content_range!r}')
+            total = content_range.rpartition('/')[2]    # one answer may hold less than the rest
+        elif status == 200:
+            start = 0    # the whole file: Range is not supported, or the file is another one
+        else:
+            raise MirrorError(f'{url}: the server answered {status} {response.reason}')
+
+        # Only now the older bytes may go: a page of apology is no reason to lose them.
+        pieces = received_pieces(response)
+        first_piece = next(pieces, b'')
+        if not first_piece:
+            raise TryAgain('the answer was empty')
+        if start == 0:
+            require_gzip(url, first_piece)
+        total = int(total) if total.isdecimal() else archive.size
+        if archive.size and total != archive.size:
+            raise MirrorError(f'{url} has {total:,} bytes where {archive.size:,} were expected; '
+                              'if that is the archive you mean, give its --sha256')
+        require_space(os.path.dirname(partial), (total or 0) * (1 + UNPACKED_RATIO) - start)
+        if start == 0:
+            remove_partial(partial)
+            write_json(f'{partial}.json', {'url': url, 'validator': validator(response),
+                                           'digest': archive.digest})
+        append(partial, with_progress(itertools.chain([first_piece], pieces), start, total),
+               url, total or MAX_UNPACKED)
+    if size_of(partial) < (total or 0):
+        raise TryAgain(f'the connection broke after {size_of(partial):,} of {total:,} bytes')
+    return start > 0
+
+
+def received_pieces(response):
+    """The body as sent: a Content-Encoding is not undone, for the archive itself is gzip."""
+    try:
+        yield from response.raw.stream(1 << 16, decode_content=False)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise TryAgain(f'the connection broke: {root_cause(error)}') from None
+
+
+def append(partial, pieces, url, limit):
+    """Appends pieces to the partial file, which never grows beyond `limit` bytes."""
+    with open(partial, 'ab') as file:
+        for piece in pieces:
+            if file.tell() + len(piece) > limit:
+                break
+            file.write(piece)
+        else:
+            return
+    remove_partial(partial)
+    raise MirrorError(f'{url} sends more than the {limit:,} bytes that were expected')
+
+
+def with_progress(pieces, have, total):
+    """Passes pieces on under a bar, or, without a terminal, a line on stderr every few seconds."""
+    before, begun = have, time.monotonic()
+    last_line = begun
+    with tqdm(initial=have, total=total, unit='B', unit_scale=True, disable=None) as bar:
+        for piece in pieces:
+            yield piece
+            have += len(piece)
+            bar.update(len(piece))
+            now = time.monotonic()
+            if bar.disable and now - last_line >= SECONDS_BETWEEN_LINES:
+                last_line = now
+                rate = (have - before) / (now - begun)
+                left = f' of {total / 1e6:,.0f} MB, {(total - have) / rate:,.0f} s left' \
+                    if total else ' MB'
+                print(f'  {have / 1e6:,.0f}{left}, {rate / 1e6:.1f} MB/s', file=sys.stderr)
+
+
+def retry_after(response):
+    """Seconds that the header Retry-After asks for, as a number or as a date; 0 without one."""
+    value = response.headers.get('Retry-After', '')
+    if re.fullmatch('[0-9]{1,9}', value):
+        return int(value)
+    try:
+        return email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def validator(response):
+    """What If-Range can name this very file by: a strong ETag, else its date."""
+    etag = response.headers.get('ETag', '')
+    return etag if etag.startswith('"') else response.headers.get('Last-Modified')
+
+
+def root_cause(error):
+    """The few words in the middle of a nest of network errors."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return getattr(error, 'strerror', None) or str(error) or type(error).__name__
+
+
+def partial_path(archive, data_dir):
+    return os.path.join(data_dir, f'{archive.filename}.part')
+
+
+def remove_partial(partial):
+    for path in (partial, f'{partial}.json'):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+def size_of(path):
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+# the archive
+
+class BoundedStream:
+    """A gzip file's content that may be read up to `limit`, a count of bytes that is moved on.
+
+    tarfile holds a member's headers (long names, pax records, sparse maps) in memory, however
+    large an archive makes them; the limit is what bounds them.
+    """
+
+    def __init__(self, file):
+        self.file, self.count, self.limit = file, 0, MAX_HEADERS
+
+    def read(self, size):
+        try:
+            content = self.file.read(size)
+        except (OSError, EOFError, zlib.error) as error:
+            raise tarfile.ReadError(f'it is damaged or cut short: {error}') from None
+        self.count += len(content)
+        if self.count > self.limit:
+            raise tarfile.ReadError(f'more than {self.limit:,} bytes, or headers that large')
+        return content
+
+
+def unpack(path, folder):
+    """Writes the photographs of an archive to folder/First_Last/; returns (photographs, people).
+
+    Other regular files are skipped. Raises DownloadError, naming the member, for anything that
+    has no place in such an archive.
+    """
+    member, seen, photographs, people = None, {}, 0, set()
+    try:
+        with gzip.open(path) as file, tqdm(total=PHOTOGRAPHS, unit=' photographs',
+                                           disable=None) as bar:
+            stream = BoundedStream(file)
+            tar = tarfile.open(fileobj=stream, mode='r|')    # noqa: SIM115
+            for number, member in enumerate(tar, 1):
+                tar.members = []    # or tarfile keeps all of them
+                if number > MAX_MEMBERS:
+                    raise tarfile.TarError(f'more than {MAX_MEMBERS:,} members')
+                if not 0 <= member.size <= MAX_UNPACKED - stream.count:
+                    raise tarfile.TarError(f'more than {MAX_UNPACKED:,} bytes unpacked')
+                stream.limit = min(stream.count + member.size + MAX_HEADERS, MAX_UNPACKED)
+                parts = safe_parts(member, seen)
+                name = '/'.join(parts[1:])
+                if member.isdir() or parts[0] not in TOP_FOLDERS or not PHOTOGRAPH.fullmatch(name):
+                    continue
+                write_photograph(tar.extractfile(member), folder, name)
+                photographs += 1
+                people.add(parts[1])
+                bar.update()
+    except (tarfile.TarError, ValueError) as error:    # ValueError: numbers in damaged headers
+        at = f' at {member.name[:100]!r}' if member else ''
+        raise DownloadError(f'{path} cannot be unpacked{at}: {error}') from None
+    return photographs, len(people)
+
+
+def safe_parts(member, seen):
+    """The member's path as a list; TarError if it is no plain file or folder inside the archive.
+
+    seen: dict of what came before, by name without case, for disks that make no difference.
+    """
+    if not member.isdir() and (member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
+                               or member.issparse()):
+        kinds = {tarfile.SYMTYPE: 'a symbolic link', tarfile.LNKTYPE: 'a hard link',
+                 tarfile.CHRTYPE: 'a device', tarfile.BLKTYPE: 'a device',
+                 tarfile.FIFOTYPE: 'a pipe'}
+        raise tarfile.TarError(f'it is {kinds.get(member.type, "no plain file")}')
+    parts = [part for part in member.name.split('/') if part not in ('', '.')]
+    if (member.name.startswith('/') or '..' in parts or not parts
+            or re.search(r'[\\:\x00-\x1f]', member.name)):    # \ and : are paths on Windows
+        raise tarfile.TarError('its name leads out of the archive')
+    if len(member.name) > 255 or len(parts) > 10:
+        raise tarfile.TarError('its name is too long')
+    for depth in range(1, len(parts) + 1):
+        path, is_folder = '/'.join(parts[:depth]), depth < len(parts) or member.isdir()
+        before = seen.get(path.casefold())
+        if before and (before != (path, is_folder) or not is_folder):
+            raise tarfile.TarError(f'its name collides with {before[0]!r}')
+        seen[path.casefold()] = (path, is_folder)
+    return parts
+
+
+def write_photograph(source, folder, name):
+    start_of_file = source.read(len(JPEG_MAGIC))
+    if start_of_file != JPEG_MAGIC:
+        raise tarfile.TarError('it is no JPEG')
+    path = os.path.join(folder, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        with open(path, 'xb') as file:
+            file.write(start_of_file)
+            shutil.copyfileobj(source, file)
+    except FileExistsError:    # from two top folders
+        raise tarfile.TarError('its photograph is in the archive twice') from None
+
+
+# the program
+
+def install(variant, archive, archive_file, data_dir):
+    """Photographs into data_dir/lfw, from archive_file or, if that is None, from the mirrors."""
+    lfw, unpacking = os.path.join(data_dir, 'lfw'), os.path.join(data_dir, '.lfw-unpacking')
+    os.makedirs(data_dir, exist_ok=True)
+    with lock(data_dir):
+        shutil.rmtree(unpacking, ignore_errors=True)    # of a run that was killed
+        if not already_there(lfw, variant):
+            path = archive_file or download(archive, data_dir)
+            if archive_file:
+                with open(path, 'rb') as file:
+                    require_gzip(path, file.read(64))
+                require_digest(path, archive)
+            require_space(data_dir, os.path.getsize(path) * UNPACKED_RATIO)
+            say(f'{path}: unpacking')
+            try:
+                os.mkdir(unpacking)
+                unpack_whole_set(path, unpacking, variant, archive)
+                os.rename(unpacking, lfw)
+            finally:
+                shutil.rmtree(unpacking, ignore_errors=True)
+            say(f'{PHOTOGRAPHS:,} photographs of {PEOPLE:,} people ({variant}) are in {lfw}')
+        if not archive_file:
+            with contextlib.suppress(OSError):
+                remove_partial(partial_path(archive, data_dir))
+
+
+def unpack_whole_set(path, folder, variant, archive):
+    """Unpacks into a folder, counts and leaves the marker there that makes the set a whole one."""
+    photographs, people = unpack(path, folder)
+    if (photographs, people) != (PHOTOGRAPHS, PEOPLE):
+        raise DownloadError(f'{path} holds {photographs:,} photographs of {people:,} people '
+                            f'instead of {PHOTOGRAPHS:,} of {PEOPLE:,}')
+    write_json(os.path.join(folder, MARKER), {
+        'variant': variant, 'photographs': photographs, 'people': people,
+        archive.algorithm: archive.digest})
+
+
+def sha256_digest(text):
+    if not re.fullmatch('[0-9a-fA-F]{64}', text):
+        raise argparse.ArgumentTypeError(f'{text!r} is not 64 hexadecimal digits')
+    return text.lower()
+
+
+def main(argv=None):
+    parser = options.Parser(
+        description='Downloads LFW (Labeled Faces in the Wild): 13,233 photographs of 5,749 people '
+                    'into DIR/lfw. Broken off, it goes on when started again.')
+    parser.add_argument('--variant', choices=VARIANTS, default='original',
+                        help='original: 181 MB; funneled: aligned, 243 MB; deepfunneled: aligned '
+                             'better, 109 MB (default: %(default)s)')
+    parser.add_argument('--data-dir', default='datasets', metavar='DIR',
+                        help='photographs end in DIR/lfw (default: %(default)s)')
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument('--archive', metavar='FILE',
+                        help='an archive that you have: nothing is downloaded, FILE is left alone')
+    source.add_argument('--url', help='download from here instead of the known mirrors')
+    parser.add_argument('--sha256', type=sha256_digest, metavar='HEX',
+                        help='what the archive must have, instead of the known checksum')
+    args = parser.parse_args(argv)
+
+    archive = VARIANTS[args.variant]
+    if args.url:
+        archive = archive._replace(mirrors=[args.url])
+    if args.sha256:
+        archive = archive._replace(size=None, algorithm='sha256', digest=args.sha256)
+    try:
+        install(args.variant, archive, args.archive, args.data_dir)
+    except DownloadError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    except OSError as error:    # no such archive, no right to write, disk full
+        print(f'error: {error.filename or args.data_dir}: {error.strerror or error}',
+              file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('interrupted: the same command goes on from here', file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

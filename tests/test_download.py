@@ -1,0 +1,806 @@
+"""download_lfw.py against a scripted server on 127.0.0.1 and small archives made here."""
+import email.utils
+import hashlib
+import http.server
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import types
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+import download_lfw  # noqa: E402
+
+PHOTOGRAPHS = [f'{person}/{person}_{number:04d}.jpg'
+               for person, count in (('Ann_Bell', 3), ('Carl_Dahl', 2), ('Eve-Fay_Gil', 1))
+               for number in range(1, count + 1)]
+COUNTS = '6 photographs of 3 people'
+HALF = 150000    # bytes, well within the archive of 6 times 60,000 random bytes
+
+
+def jpeg(name):
+    """60,000 bytes that begin like a JPEG and do not compress."""
+    return b'\xff\xd8\xff' + random.Random(name).getrandbits(8 * 59997).to_bytes(59997, 'big')
+
+
+def regular(name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    return member, content
+
+
+def tgz(members):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode='w:gz', format=tarfile.GNU_FORMAT, compresslevel=1) as tar:
+        for member, content in members:
+            if content is None:    # a header that addfile refuses to write
+                tar.fileobj.write(member.tobuf(tarfile.GNU_FORMAT))
+            else:
+                tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def lfw_members(top='lfw', photographs=PHOTOGRAPHS):
+    folder = tarfile.TarInfo(top)
+    folder.type = tarfile.DIRTYPE
+    return [(folder, b'')] + [regular(f'{top}/{name}', jpeg(name)) for name in photographs]
+
+
+ARCHIVE = tgz(lfw_members())
+SHA256 = hashlib.sha256(ARCHIVE).hexdigest()
+
+
+# the server
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers each request by the next step of the server's script; the last step repeats."""
+
+    def do_GET(self):
+        self.server.log.append((self.path, dict(self.headers)))
+        script = self.server.script
+        step = script.pop(0) if len(script) > 1 else script[0]
+        self.close_connection = True
+        try:
+            step(self)
+        except (BrokenPipeError, ConnectionResetError):
+            self.server.hung_up.set()
+
+    def answer(self, status, body=b'', cut=None, **headers):
+        self.send_response(status)
+        headers.setdefault('Content_Length', len(body))
+        for name, value in headers.items():
+            if value is not None:
+                self.send_header(name.replace('_', '-'), value)
+        self.end_headers()
+        self.send(body[:cut])
+
+    def send(self, body):
+        for start in range(0, len(body), 1 << 14):
+            self.wfile.write(body[start:start + (1 << 14)])
+            self.server.sent += len(body[start:start + (1 << 14)])
+
+    def log_message(self, *args):
+        pass
+
+
+def whole(body=ARCHIVE, etag='"one"', cut=None):
+    """A server that knows Range and If-Range."""
+    def step(handler):
+        start = re.fullmatch(r'bytes=(\d+)-', handler.headers.get('Range', ''))
+        start = int(start.group(1)) if start else 0
+        if not start or handler.headers.get('If-Range', etag) != etag:
+            handler.answer(200, body, cut, ETag=etag)
+        elif start >= len(body):
+            handler.answer(416, Content_Range=f'bytes */{len(body)}')
+        else:
+            handler.answer(206, body[start:], cut, ETag=etag,
+                           Content_Range=f'bytes {start}-{len(body) - 1}/{len(body)}')
+    return step
+
+
+def answer(status, body=b'', cut=None, **headers):
+    return lambda handler: handler.answer(status, body, cut, **headers)
+
+
+def hang(after):
+    """Sends the first bytes and then nothing, until the test ends."""
+    def step(handler):
+        handler.answer(200, ARCHIVE, after, ETag='"one"')
+        handler.server.release.wait(20)
+    return step
+
+
+@pytest.fixture
+def server():
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server.daemon_threads = True
+    server.log, server.script, server.sent = [], [whole()], 0
+    server.release, server.hung_up = threading.Event(), threading.Event()
+    server.url = f'http://127.0.0.1:{server.server_port}'
+    thread = threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.02})
+    thread.start()
+    yield server
+    server.release.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def sleeps(monkeypatch, server):
+    """Small counts, the test's archive in place of the known one; the seconds slept, not slept."""
+    slept = []
+    clock = types.SimpleNamespace(sleep=slept.append, time=time.time, monotonic=time.monotonic)
+    monkeypatch.setattr(download_lfw, 'time', clock)
+    monkeypatch.setattr(download_lfw, 'PHOTOGRAPHS', 6)
+    monkeypatch.setattr(download_lfw, 'PEOPLE', 3)
+    known = download_lfw.Archive('lfw.tgz', len(ARCHIVE), 'sha256', SHA256,
+                                 [f'{server.url}/first', f'{server.url}/second'])
+    monkeypatch.setitem(download_lfw.VARIANTS, 'original', known)
+    return slept
+
+
+@pytest.fixture
+def run(sleeps, tmp_path, capsys):
+    """run(*options) in a fresh data dir: (exit code, stdout, stderr)."""
+    def run(*options):
+        code = download_lfw.main(['--data-dir', str(tmp_path / 'data'), *options])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+    return run
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / 'data'
+
+
+def assert_complete(data_dir, variant='original'):
+    lfw = data_dir / 'lfw'
+    files = sorted(str(path.relative_to(lfw)) for path in lfw.rglob('*') if path.is_file())
+    assert files == ['.complete.json'] + PHOTOGRAPHS
+    for name in PHOTOGRAPHS:
+        assert (lfw / name).read_bytes() == jpeg(name)
+    marker = json.loads((lfw / '.complete.json').read_text())
+    assert (marker['variant'], marker['photographs'], marker['people']) == (variant, 6, 3)
+    assert sorted(os.listdir(str(data_dir))) == ['.lfw.lock', 'lfw']
+
+
+def assert_one_sentence(stderr, *words):
+    assert stderr.startswith('error: ') and stderr.count('\n') == 1, stderr
+    for word in words:
+        assert word in stderr
+
+
+def assert_refused(result, data_dir, *words):
+    """Exit code 2, one sentence with these words, and no trace of an unpacked photograph."""
+    code, _, stderr = result
+    assert code == 2
+    assert_one_sentence(stderr, *words)
+    assert not [name for name in os.listdir(str(data_dir)) if name not in (
+        '.lfw.lock', 'lfw.tgz.part', 'lfw.tgz.part.json', 'mine.tgz')]
+
+
+def requested(server):
+    return [(path, headers.get('Range')) for path, headers in server.log]
+
+
+# the download
+
+def test_downloads_unpacks_and_then_says_what_is_there(run, server, data_dir):
+    code, stdout, stderr = run()
+    assert (code, stderr) == (0, '')
+    assert f'lfw.tgz: downloading from {server.url}/first' in stdout
+    assert stdout.endswith(f'{COUNTS} (original) are in {data_dir / "lfw"}\n')
+    assert_complete(data_dir)
+
+    begun = time.monotonic()
+    code, stdout, stderr = run()
+    assert time.monotonic() - begun < 2
+    assert (code, stderr) == (0, '')
+    assert stdout == f'{COUNTS} (original) are in {data_dir / "lfw"} already\n'
+    assert requested(server) == [('/first', None)]
+
+
+def test_broken_connection_is_resumed(run, server, sleeps, data_dir):
+    server.script = [whole(cut=HALF), whole(cut=HALF), whole()]
+    code, stdout, _ = run()
+    assert code == 0
+    assert_complete(data_dir)
+    assert requested(server) == [('/first', None), ('/first', f'bytes={HALF}-'),
+                                 ('/first', f'bytes={2 * HALF}-')]
+    assert server.log[1][1]['If-Range'] == '"one"'
+    assert server.sent == len(ARCHIVE)    # no byte twice
+    assert len(sleeps) == 2 and all(1 <= seconds <= 2 for seconds in sleeps)
+
+
+def test_server_without_range_starts_over(run, server, data_dir):
+    server.script = [whole(cut=HALF), answer(200, ARCHIVE)]
+    assert run()[0] == 0
+    assert_complete(data_dir)
+    assert requested(server) == [('/first', None), ('/first', f'bytes={HALF}-')]
+
+
+def test_server_without_range_that_always_breaks_is_given_up(run, server, sleeps, data_dir):
+    server.script = [answer(200, ARCHIVE, HALF)]
+    assert_refused(run('--url', server.url), data_dir, 'connection broke', '5 attempts')
+    assert len(server.log) == 5    # only the first brought something new
+    assert len(sleeps) == 4
+
+
+def test_changed_file_starts_over(run, server, data_dir):
+    server.script = [whole(b'\x1f\x8b' + b'x' * (len(ARCHIVE) - 2), '"old"', HALF), whole()]
+    assert run()[0] == 0
+    assert_complete(data_dir)
+    assert server.log[1][1]['If-Range'] == '"old"'
+    assert len(server.log) == 2
+
+
+@pytest.mark.parametrize('options', [[], ['--sha256', SHA256]])
+def test_connection_that_breaks_behind_the_last_byte(run, server, sleeps, data_dir, options):
+    def without_end(handler):
+        handler.answer(200, b'%x\r\n%s\r\n' % (len(ARCHIVE), ARCHIVE), ETag='"one"',
+                       Content_Length=None, Transfer_Encoding='chunked')
+    server.script = [without_end, whole()]
+    assert run(*options)[0] == 0
+    assert_complete(data_dir)
+    ranges = [None, f'bytes={len(ARCHIVE)}-'] if options else [None]    # 416 where size is unknown
+    assert requested(server) == [('/first', wanted) for wanted in ranges]
+    assert len(sleeps) == 1
+
+
+def test_content_encoding_is_not_undone(run, server, data_dir):
+    server.script = [answer(200, ARCHIVE, Content_Encoding='gzip')]
+    assert run()[0] == 0
+    assert server.log[0][1]['Accept-Encoding'] == 'identity'
+    assert_complete(data_dir)
+
+
+def test_empty_answer_is_asked_again(run, server, sleeps, data_dir):
+    server.script = [answer(200), whole()]
+    assert run()[0] == 0
+    assert requested(server) == [('/first', None)] * 2
+    assert_complete(data_dir)
+
+
+def test_another_content_range_is_not_glued(run, server, data_dir):
+    wrong = answer(206, ARCHIVE, Content_Range=f'bytes 0-{len(ARCHIVE) - 1}/{len(ARCHIVE)}')
+    server.script = [whole(cut=HALF), wrong, whole()]
+    code, stdout, _ = run()
+    assert code == 0
+    assert f'asked for the bytes from {HALF:,}' in stdout
+    assert_complete(data_dir)
+    assert requested(server)[2] == ('/first', None)
+
+
+def test_shorter_answers_than_asked_add_up(run, server, sleeps, data_dir):
+    def by_parts(handler):
+        start = int(re.findall(r'\d+', handler.headers['Range'])[0])
+        part = ARCHIVE[start:start + 100000]
+        handler.answer(206, part,
+                       Content_Range=f'bytes {start}-{start + len(part) - 1}/{len(ARCHIVE)}')
+    server.script = [whole(cut=HALF), by_parts]
+    assert run()[0] == 0
+    assert_complete(data_dir)
+    assert server.sent == len(ARCHIVE)
+
+
+def put_partial(data_dir, content, digest=SHA256):
+    data_dir.mkdir()
+    (data_dir / 'lfw.tgz.part').write_bytes(content)
+    (data_dir / 'lfw.tgz.part.json').write_text(json.dumps({'digest': digest}))
+
+
+def test_pieces_that_do_not_belong_together_are_fetched_again(run, server, data_dir):
+    put_partial(data_dir, b'x' * HALF)
+    code, stdout, _ = run()
+    assert code == 0
+    assert 'do not belong together' in stdout
+    assert_complete(data_dir)
+    assert requested(server) == [('/first', f'bytes={HALF}-'), ('/first', None)]
+
+
+def test_partial_of_another_archive_is_not_used(run, server, data_dir):
+    put_partial(data_dir, ARCHIVE[:HALF], digest='0' * 64)
+    assert run()[0] == 0
+    assert requested(server) == [('/first', None)]
+    assert_complete(data_dir)
+
+
+def test_416_for_a_whole_but_wrong_file_and_for_a_longer_one(run, server, data_dir):
+    put_partial(data_dir, b'x' * len(ARCHIVE))
+    assert run('--sha256', SHA256)[0] == 0    # so the size is not known
+    assert requested(server) == [('/first', f'bytes={len(ARCHIVE)}-'), ('/first', None)]
+    assert_complete(data_dir)
+
+
+def test_416_for_a_longer_file(run, server, data_dir):
+    put_partial(data_dir, b'x' * (len(ARCHIVE) + 1))
+    assert run('--sha256', SHA256)[0] == 0
+    assert requested(server) == [('/first', f'bytes={len(ARCHIVE) + 1}-'), ('/first', None)]
+    assert_complete(data_dir)
+
+
+def test_wrong_checksum_is_never_unpacked(run, server, data_dir):
+    other = b'\x1f\x8b' + b'x' * (len(ARCHIVE) - 2)
+    server.script = [whole(other)]
+    result = run('--url', f'{server.url}/mine')
+    assert_refused(result, data_dir, 'lfw.tgz', hashlib.sha256(other).hexdigest(), SHA256,
+                   '--sha256')
+    assert os.listdir(str(data_dir)) == ['.lfw.lock']
+    assert requested(server) == [('/mine', None)]
+
+
+def test_sha256_of_the_user_replaces_the_known_size_and_checksum(run, server, data_dir):
+    other = tgz(lfw_members()[::-1])
+    server.script = [whole(other)]
+    assert_refused(run('--url', server.url), data_dir, f'{len(other):,} bytes', '--sha256')
+    assert run('--url', server.url, '--sha256', hashlib.sha256(other).hexdigest().upper())[0] == 0
+    assert_complete(data_dir)
+
+
+def test_404_then_the_next_mirror(run, server, sleeps, data_dir):
+    server.script = [answer(404), whole()]
+    code, stdout, stderr = run()
+    assert (code, stderr) == (0, '')
+    assert f'{server.url}/first: the server answered 404 Not Found; on to the next' in stdout
+    assert requested(server) == [('/first', None), ('/second', None)]
+    assert sleeps == []
+    assert_complete(data_dir)
+
+
+def test_next_mirror_goes_on_where_the_first_broke_off(run, server, data_dir):
+    server.script = [whole(cut=HALF), answer(403), whole(etag=None)]
+    assert run()[0] == 0
+    assert requested(server)[2] == ('/second', f'bytes={HALF}-')
+    assert 'If-Range' not in server.log[2][1]    # the ETag was the first mirror's
+    assert_complete(data_dir)
+
+
+def test_500s_then_success(run, server, sleeps, data_dir):
+    server.script = [answer(500), answer(503), whole()]
+    assert run()[0] == 0
+    assert requested(server) == [('/first', None)] * 3
+    assert 1 <= sleeps[0] <= 2 <= sleeps[1] <= 4    # doubles, with jitter
+    assert_complete(data_dir)
+
+
+def test_500s_without_end(run, server, sleeps, data_dir):
+    server.script = [answer(500)]
+    result = run()
+    assert_refused(result, data_dir, f'{server.url}/second', '500', '5 attempts', '--archive')
+    assert f'{server.url}/first: the server answered 500 (5 attempts)' in result[1]
+    assert len(server.log) == 10
+    assert len(sleeps) == 8
+
+
+@pytest.mark.parametrize('header, shortest, longest', [
+    ('7', 7, 7), ('99999', 60, 60), ('date', 18, 20), ('nonsense', 1, 2), ('-5', 1, 2)])
+def test_429_honours_retry_after(run, server, sleeps, data_dir, header, shortest, longest):
+    if header == 'date':
+        header = email.utils.formatdate(time.time() + 20, usegmt=True)
+    server.script = [answer(429, Retry_After=header), whole()]
+    assert run()[0] == 0
+    assert len(sleeps) == 1 and shortest <= sleeps[0] <= longest
+    assert_complete(data_dir)
+
+
+def test_nobody_answers(run, sleeps, data_dir):
+    with http.server.HTTPServer(('127.0.0.1', 0), Handler) as closed:
+        url = f'http://127.0.0.1:{closed.server_port}/'
+    assert_refused(run('--url', url), data_dir, url, 'Connection refused', '5 attempts')
+    assert len(sleeps) == 4
+
+
+def test_silence_is_a_timeout(run, server, monkeypatch, data_dir):
+    monkeypatch.setattr(download_lfw, 'TIMEOUT', (1, 0.2))
+    server.script = [hang(HALF), whole()]
+    code, stdout, _ = run()
+    assert code == 0
+    assert 'timed out' in stdout
+    assert_complete(data_dir)
+
+
+def test_html_page_instead(run, server, data_dir):
+    page = b'\n<!DOCTYPE html><title>Quota</title>'
+    server.script = [answer(200, page)]
+    assert_refused(run('--url', f'{server.url}/page'), data_dir, f'{server.url}/page',
+                   'HTML page where an archive was expected')
+    assert os.listdir(str(data_dir)) == ['.lfw.lock']
+
+
+def test_html_page_does_not_cost_the_bytes_there_are(run, server, data_dir):
+    server.script = [whole(cut=HALF), answer(200, b'<html>')]
+    assert_refused(run('--url', server.url), data_dir, 'HTML')
+    assert (data_dir / 'lfw.tgz.part').read_bytes() == ARCHIVE[:HALF]
+
+
+def test_not_a_url(run, data_dir):
+    assert_refused(run('--url', 'lfw.tgz'), data_dir, 'lfw.tgz')
+
+
+def test_announced_length_beyond_the_known_size(run, server, data_dir):
+    server.script = [answer(200, ARCHIVE + b'more')]
+    assert_refused(run('--url', server.url), data_dir, f'{len(ARCHIVE) + 4:,} bytes')
+    assert os.listdir(str(data_dir)) == ['.lfw.lock']
+
+
+def test_body_longer_than_expected_stops(run, server, data_dir):
+    def endless(handler):
+        handler.answer(200, ARCHIVE, Content_Length=None)
+        for _ in range(10000):
+            handler.send(bytes(1 << 16))
+    server.script = [endless]
+    assert_refused(run('--url', server.url), data_dir, server.url,
+                   f'sends more than the {len(ARCHIVE):,} bytes')
+    assert os.listdir(str(data_dir)) == ['.lfw.lock']
+    assert server.hung_up.wait(10)
+
+
+def test_partial_file_never_exceeds_the_limit(tmp_path):
+    partial, sizes = str(tmp_path / 'part'), []
+
+    def pieces():
+        for _ in range(5):
+            yield b'x' * 10000
+            sizes.append(os.path.getsize(partial))
+    with pytest.raises(download_lfw.MirrorError):
+        download_lfw.append(partial, pieces(), 'url', 25000)
+    assert sizes and max(sizes) <= 25000
+    assert not os.path.exists(partial)
+
+
+def test_no_room_on_the_disk(run, monkeypatch, server, data_dir):
+    monkeypatch.setattr(download_lfw.shutil, 'disk_usage',
+                        lambda path: types.SimpleNamespace(free=2 * len(ARCHIVE)))
+    assert_refused(run(), data_dir, str(data_dir), 'free disk space')
+    assert os.listdir(str(data_dir)) == ['.lfw.lock']
+
+
+def test_progress_lines_without_a_terminal(run, monkeypatch, server):
+    monkeypatch.setattr(download_lfw, 'SECONDS_BETWEEN_LINES', 0)
+    code, _, stderr = run()
+    assert code == 0
+    assert all(re.fullmatch(r'  \d+ of \d+ MB, \d+ s left, [\d.]+ MB/s', line)
+               for line in stderr.splitlines())
+    assert len(stderr.splitlines()) >= 5
+
+
+# the archive
+
+def put_archive(data_dir, content, name='mine.tgz'):
+    """Writes an archive into the data dir; the options that name it and vouch for it."""
+    data_dir.mkdir()
+    (data_dir / name).write_bytes(content)
+    return ['--archive', str(data_dir / name), '--sha256', hashlib.sha256(content).hexdigest()]
+
+
+def test_archive_of_the_user_is_left_alone(run, server, data_dir):
+    options = put_archive(data_dir, ARCHIVE, 'lfw.tgz')
+    assert run(*options[:2])[0] == 0
+    assert server.log == []
+    assert (data_dir / 'lfw.tgz').read_bytes() == ARCHIVE
+    (data_dir / 'lfw.tgz').unlink()
+    assert_complete(data_dir)
+
+
+def test_archive_of_the_user_with_a_wrong_checksum(run, data_dir):
+    options = put_archive(data_dir, ARCHIVE[:-1])
+    assert_refused(run(*options[:2]), data_dir, 'mine.tgz', options[3], SHA256, '--sha256')
+    assert (data_dir / 'mine.tgz').exists()
+
+
+@pytest.mark.parametrize('content, words', [(b'<html>', 'HTML page'), (b'', 'no gzip file'),
+                                            (b'PK\3\4', 'no gzip file')])
+def test_archive_of_the_user_that_is_none(run, data_dir, content, words):
+    assert_refused(run(*put_archive(data_dir, content)), data_dir, 'mine.tgz', words)
+
+
+def test_no_such_archive(run, data_dir):
+    assert_refused(run('--archive', 'nowhere.tgz'), data_dir, 'nowhere.tgz', 'No such file')
+
+
+@pytest.mark.parametrize('size', [20, 1000, HALF, len(ARCHIVE) - 1000])
+def test_truncated_archive(run, data_dir, size):
+    result = run(*put_archive(data_dir, ARCHIVE[:size]))
+    assert_refused(result, data_dir, 'mine.tgz', 'damaged or cut short')
+    assert (data_dir / 'mine.tgz').exists()
+
+
+def test_damaged_archive(run, data_dir):
+    damaged = ARCHIVE[:10] + b'\xff' * 1000 + ARCHIVE[1010:]
+    assert_refused(run(*put_archive(data_dir, damaged)), data_dir, 'mine.tgz',
+                   'damaged or cut short')
+
+
+def special(name, kind, linkname=''):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, linkname
+    return member, b''
+
+
+def negative_size(name):
+    member = tarfile.TarInfo(name)
+    member.size = -512
+    return member, None
+
+
+EVIL = jpeg('evil')
+BAD_MEMBERS = [
+    ('absolute', regular('/tmp/evil_0001.jpg', EVIL), 'leads out'),
+    ('dotdot', regular('lfw/../../Evil/Evil_0001.jpg', EVIL), 'leads out'),
+    ('dotdot folder', special('lfw/..', tarfile.DIRTYPE), 'leads out'),
+    ('backslash', regular('lfw\\..\\evil.jpg', EVIL), 'leads out'),
+    ('drive', regular('C:/lfw/evil.jpg', EVIL), 'leads out'),
+    ('newline', regular('lfw/Evil\n/x.jpg', EVIL), 'leads out'),
+    ('long', regular('lfw/' + 'x' * 300, EVIL), 'too long'),
+    ('symlink', special('lfw/Evil', tarfile.SYMTYPE, '/tmp'), 'symbolic link'),
+    ('hardlink', special('lfw/Evil.jpg', tarfile.LNKTYPE, 'lfw/Ann_Bell'), 'hard link'),
+    ('character device', special('lfw/Evil', tarfile.CHRTYPE), 'device'),
+    ('block device', special('lfw/Evil', tarfile.BLKTYPE), 'device'),
+    ('fifo', special('lfw/Evil', tarfile.FIFOTYPE), 'pipe'),
+    ('unknown type', special('lfw/Evil', b'Z'), 'no plain file'),
+    ('duplicate', regular(f'lfw/{PHOTOGRAPHS[0]}', EVIL), 'collides'),
+    ('duplicate, written otherwise', regular(f'./lfw//{PHOTOGRAPHS[0]}', EVIL), 'collides'),
+    ('case', regular('lfw/Ann_Bell/ANN_bell_0001.jpg', EVIL), 'collides'),
+    ('case of the folder', regular('lfw/ANN_BELL/ANN_BELL_0009.jpg', EVIL), 'collides'),
+    ('file over folder', regular('lfw/Ann_Bell', EVIL), 'collides'),
+    ('folder over file', special(f'lfw/{PHOTOGRAPHS[0]}', tarfile.DIRTYPE), 'collides'),
+    ('second top folder', regular(f'lfw_funneled/{PHOTOGRAPHS[0]}', EVIL), 'twice'),
+    ('negative size', negative_size('lfw/Evil.txt'), 'bytes unpacked'),
+    ('no JPEG', regular('lfw/Evil/Evil_0001.jpg', b'MZ' + EVIL), 'no JPEG'),
+    ('empty photograph', regular('lfw/Evil/Evil_0001.jpg', b''), 'no JPEG'),
+]
+
+
+@pytest.mark.parametrize('bad, words', [case[1:] for case in BAD_MEMBERS],
+                         ids=[case[0] for case in BAD_MEMBERS])
+@pytest.mark.parametrize('last', [True, False])
+def test_bad_member_is_refused(run, tmp_path, data_dir, bad, words, last):
+    good = lfw_members()
+    members = good + [bad] if last else good[:4] + [bad] + good[4:]
+    result = run(*put_archive(data_dir, tgz(members)))
+    assert_refused(result, data_dir, 'mine.tgz', repr(bad[0].name[:100]), words)
+    assert os.listdir(str(tmp_path)) == ['data']
+
+
+def test_bomb_by_size(run, monkeypatch, data_dir):
+    monkeypatch.setattr(download_lfw, 'MAX_UNPACKED', 1 << 20)
+    bomb = regular('lfw/bomb.bin', bytes(2 << 20))
+    assert_refused(run(*put_archive(data_dir, tgz(lfw_members() + [bomb]))), data_dir,
+                   'mine.tgz', "'lfw/bomb.bin'", 'more than 1,048,576 bytes unpacked')
+
+
+def test_bomb_by_many_sizes(run, monkeypatch, data_dir):
+    monkeypatch.setattr(download_lfw, 'MAX_UNPACKED', 1 << 20)
+    bombs = [regular(f'lfw/bomb{number}.bin', bytes(1 << 18)) for number in range(4)]
+    assert_refused(run(*put_archive(data_dir, tgz(lfw_members() + bombs))), data_dir,
+                   'mine.tgz', "'lfw/bomb2.bin'", 'more than 1,048,576 bytes')
+
+
+@pytest.mark.parametrize('place', [0, 5])
+def test_bomb_in_the_headers(run, data_dir, place):
+    members = lfw_members()
+    members.insert(place, regular('lfw/' + 'x' * (64 << 20), b''))    # a name in memory
+    assert_refused(run(*put_archive(data_dir, tgz(members))), data_dir, 'mine.tgz',
+                   'headers that large')
+
+
+def test_members_are_not_kept_in_memory(run, monkeypatch, data_dir):
+    opened, tarfile_open = [], tarfile.open
+    monkeypatch.setattr(download_lfw.tarfile, 'open',
+                        lambda **options: opened.append(tarfile_open(**options)) or opened[-1])
+    assert run(*put_archive(data_dir, ARCHIVE))[0] == 0
+    assert len(opened) == 1 and len(opened[0].members) <= 1
+
+
+def test_too_many_members(run, monkeypatch, data_dir):
+    monkeypatch.setattr(download_lfw, 'MAX_MEMBERS', 6)
+    assert_refused(run(*put_archive(data_dir, ARCHIVE)), data_dir,
+                   'mine.tgz', repr(f'lfw/{PHOTOGRAPHS[-1]}'), 'more than 6 members')
+
+
+@pytest.mark.parametrize('photographs, found', [
+    (PHOTOGRAPHS[:-1], '5 photographs of 2 people'), (PHOTOGRAPHS[1:], '5 photographs of 3 people'),
+    (PHOTOGRAPHS + ['Ann_Bell/Ann_Bell_0004.jpg'], '7 photographs of 3 people'), ([], '0 photo')])
+def test_incomplete_set(run, data_dir, photographs, found):
+    options = put_archive(data_dir, tgz(lfw_members(photographs=photographs)))
+    assert_refused(run(*options), data_dir, 'mine.tgz', found, 'instead of 6 of 3')
+
+
+@pytest.mark.parametrize('variant, top', [
+    ('original', './lfw'), ('funneled', 'lfw_funneled'), ('deepfunneled', 'lfw-deepfunneled')])
+def test_layouts_of_the_variants(run, data_dir, variant, top):
+    members = lfw_members(top) + [
+        regular(f'{top}/pairs_01.txt', b'text'), regular(f'{top}/Ann_Bell/notes.jpg', b'x'),
+        regular(f'{top}/Ann_Bell/Carl_Dahl_0001.jpg', b'x'), regular('README', b'text')]
+    options = put_archive(data_dir, tgz(members))
+    assert run('--variant', variant, *options)[0] == 0
+    (data_dir / 'mine.tgz').unlink()
+    assert_complete(data_dir, variant)
+
+
+def test_published_md5_of_the_deepfunneled_set(run, server, monkeypatch, data_dir):
+    known = download_lfw.VARIANTS['deepfunneled']._replace(
+        size=len(ARCHIVE), digest=hashlib.md5(ARCHIVE).hexdigest(), mirrors=[server.url])
+    monkeypatch.setitem(download_lfw.VARIANTS, 'deepfunneled', known)
+    assert run('--variant', 'deepfunneled')[0] == 0
+    assert_complete(data_dir, 'deepfunneled')
+
+
+# what is there already
+
+def put_photographs(data_dir, names, **marker):
+    for name in names:
+        path = data_dir / 'lfw' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(name))
+    if marker:
+        (data_dir / 'lfw' / '.complete.json').write_text(json.dumps(marker))
+
+
+def test_whole_folder_of_the_user_is_accepted(run, server, data_dir):
+    put_photographs(data_dir, PHOTOGRAPHS)
+    code, stdout, stderr = run()
+    assert (code, stderr, server.log) == (0, '', [])
+    assert stdout.startswith(f'{COUNTS} are in {data_dir / "lfw"} already; this program did not')
+
+
+@pytest.mark.parametrize('marker', [{}, {'variant': 'original'}])
+def test_incomplete_folder_is_left_alone(run, server, data_dir, marker):
+    put_photographs(data_dir, PHOTOGRAPHS[:4], **marker)
+    (data_dir / 'lfw' / 'Ann_Bell' / 'Ann_Bell_0007.jpg').touch()    # empty does not count
+    code, _, stderr = run()
+    assert (code, server.log) == (2, [])
+    assert_one_sentence(stderr, str(data_dir / 'lfw'), '4 photographs of 2 people',
+                        'move or delete')
+    assert (data_dir / 'lfw' / PHOTOGRAPHS[3]).read_bytes() == jpeg(PHOTOGRAPHS[3])
+
+
+def test_another_variant_is_left_alone(run, server, data_dir):
+    put_photographs(data_dir, PHOTOGRAPHS, variant='funneled')
+    code, _, stderr = run()
+    assert (code, server.log) == (2, [])
+    assert_one_sentence(stderr, str(data_dir / 'lfw'), 'funneled', 'original', 'move or delete')
+    assert (data_dir / 'lfw' / PHOTOGRAPHS[5]).exists()
+
+
+def test_file_in_place_of_the_folder(run, data_dir):
+    data_dir.mkdir()
+    (data_dir / 'lfw').write_text('mine')
+    code, _, stderr = run()
+    assert code == 2
+    assert_one_sentence(stderr, str(data_dir / 'lfw'))
+    assert (data_dir / 'lfw').read_text() == 'mine'
+
+
+def test_file_in_place_of_the_data_dir(run, data_dir):
+    data_dir.write_text('mine')
+    code, _, stderr = run()
+    assert code == 2
+    assert_one_sentence(stderr, str(data_dir))
+
+
+# interrupted
+
+DRIVER = '''
+import sys, time
+sys.path.insert(0, {root!r})
+import download_lfw
+download_lfw.PHOTOGRAPHS, download_lfw.PEOPLE = 6, 3
+download_lfw.VARIANTS['original'] = download_lfw.Archive(
+    'lfw.tgz', {size}, 'sha256', {sha256!r}, [{url!r}])
+write_photograph = download_lfw.write_photograph
+def slow(source, folder, name):
+    write_photograph(source, folder, name)
+    if {stop!r} == name:
+        time.sleep(60)
+download_lfw.write_photograph = slow
+sys.exit(download_lfw.main(['--data-dir', {data_dir!r}]))
+'''
+
+
+def start(server, data_dir, stop=None):
+    driver = DRIVER.format(root=ROOT, size=len(ARCHIVE), sha256=SHA256, url=f'{server.url}/first',
+                           data_dir=str(data_dir), stop=stop)
+    return subprocess.Popen([sys.executable, '-c', driver], stderr=subprocess.PIPE,
+                            stdout=subprocess.DEVNULL, universal_newlines=True)
+
+
+def wait_for_size(path, size):
+    deadline = time.monotonic() + 15
+    while not path.exists() or path.stat().st_size < size:
+        assert time.monotonic() < deadline, f'{path} did not come to {size} bytes'
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize('how, code, sentence', [
+    (signal.SIGKILL, -signal.SIGKILL, ''), (signal.SIGTERM, -signal.SIGTERM, ''),
+    (signal.SIGINT, 130, 'interrupted: the same command goes on from here\n')])
+def test_killed_while_downloading_goes_on(run, server, data_dir, how, code, sentence):
+    server.script = [hang(2 << 16), whole()]
+    process = start(server, data_dir)
+    wait_for_size(data_dir / 'lfw.tgz.part', 2 << 16)
+    process.send_signal(how)
+    assert process.communicate(timeout=10)[1] == sentence
+    assert process.returncode == code
+    assert not (data_dir / 'lfw').exists()
+
+    assert run()[0] == 0
+    assert requested(server) == [('/first', None), ('/first', f'bytes={2 << 16}-')]
+    assert_complete(data_dir)
+
+
+def test_killed_while_unpacking_goes_on(run, server, data_dir):
+    process = start(server, data_dir, stop=PHOTOGRAPHS[3])
+    wait_for_size(data_dir / '.lfw-unpacking' / PHOTOGRAPHS[3], 60000)
+    process.kill()
+    process.communicate(timeout=10)
+    assert not (data_dir / 'lfw').exists()
+
+    code, stdout, _ = run()
+    assert (code, len(server.log)) == (0, 1)
+    assert 'downloading' not in stdout    # the archive was there
+    assert_complete(data_dir)
+
+
+def test_interrupted_while_unpacking_leaves_no_folder(server, data_dir):
+    process = start(server, data_dir, stop=PHOTOGRAPHS[3])
+    wait_for_size(data_dir / '.lfw-unpacking' / PHOTOGRAPHS[3], 60000)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[1].startswith('interrupted: ')
+    assert process.returncode == 130
+    assert sorted(os.listdir(str(data_dir))) == ['.lfw.lock', 'lfw.tgz.part', 'lfw.tgz.part.json']
+
+
+def test_two_at_once(run, server, data_dir):
+    server.script = [hang(2 << 16)]
+    process = start(server, data_dir)
+    try:
+        wait_for_size(data_dir / 'lfw.tgz.part', 2 << 16)
+        assert_refused(run(), data_dir, str(data_dir), 'another download')
+        assert len(server.log) == 1
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+# the options
+
+@pytest.mark.parametrize('options', [
+    ['--sha256', 'abc'], ['--sha256', 'g' * 64], ['--variant', 'aligned'],
+    ['--archive', 'a.tgz', '--url', 'http://127.0.0.1/'], ['--photographs', '6']])
+def test_wrong_options(capsys, options):
+    with pytest.raises(SystemExit) as stopped:
+        download_lfw.main(options)
+    assert stopped.value.code == 2
+    assert_one_sentence(capsys.readouterr().err, options[0])
+
+
+def test_help_is_quick_and_names_every_option():
+    begun = time.monotonic()
+    text = subprocess.run([sys.executable, os.path.join(ROOT, 'download_lfw.py'), '--help'],
+                          stdout=subprocess.PIPE, check=True).stdout.decode()
+    assert time.monotonic() - begun < 3
+    for option in ('--variant', '--archive', '--url', '--sha256', '--data-dir'):
+        assert option in text
+
+
+def test_known_archives():
+    assert (download_lfw.PHOTOGRAPHS, download_lfw.PEOPLE) == (13233, 5749)
+    lengths = {'sha256': 64, 'md5': 32}
+    for archive in download_lfw.VARIANTS.values():
+        assert re.fullmatch('[0-9a-f]+', archive.digest)
+        assert len(archive.digest) == lengths[archive.algorithm]
+        assert archive.mirrors[0].startswith('https://')

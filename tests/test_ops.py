@@ -1,0 +1,168 @@
+"""The layers: numbers against numpy, names, reuse, errors."""
+import numpy as np
+import ops
+import pytest
+import tensorflow.compat.v1 as tf
+
+
+@pytest.fixture
+def graph():
+    with tf.Graph().as_default() as graph:
+        yield graph
+
+
+def run(fetches, feed=None, steps=()):
+    with tf.Session() as sess:
+        sess.run(tf.global_variables_initializer())
+        for step in steps:
+            sess.run(step, feed)
+        return sess.run(fetches, feed)
+
+
+def names():
+    return [v.op.name for v in tf.global_variables()]
+
+
+def test_lrelu(graph):
+    assert run(ops.lrelu(tf.constant([-2., 0., 3.]))).tolist() == pytest.approx([-0.4, 0, 3])
+    assert run(ops.lrelu(tf.constant([-2.]), leak=0.5)).tolist() == [-1]
+
+
+def test_flatten(graph):
+    x = tf.placeholder(tf.float32, [None, 2, 3, 4])
+    assert ops.flatten(x).shape.as_list() == [None, 24]
+    values = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)
+    assert (run(ops.flatten(x), {x: values}) == values.reshape(2, 24)).all()
+    with pytest.raises(ValueError, match='flatten: input .* undefined dimensions'):
+        ops.flatten(tf.placeholder(tf.float32, [None, None, 3]))
+
+
+def test_dense(graph):
+    x = tf.placeholder(tf.float32, [None, 3])
+    y = ops.dense(x, 2)
+    kernel, bias = tf.global_variables()
+    values = np.random.RandomState(0).randn(5, 3).astype(np.float32)
+    y, kernel, bias = run([y, kernel, bias], {x: values})
+    np.testing.assert_allclose(y, values.dot(kernel) + bias, rtol=1e-5, atol=1e-6)
+    assert not bias.any()
+    assert np.abs(kernel).max() <= np.sqrt(6 / 5)       # glorot_uniform, as tf.layers
+
+
+def test_conv2d_is_the_sum_over_the_window(graph):
+    x = tf.placeholder(tf.float32, [None, 5, 6, 2])
+    y = ops.conv2d(x, 3)
+    assert y.shape.as_list() == [None, 3, 3, 3]
+    values = np.random.RandomState(0).randn(2, 5, 6, 2).astype(np.float32)
+    y, kernel = run([y, tf.global_variables()[0]], {x: values})
+    # `same` pads 5 + 2 to the height (2 and 2) and 6 + 3 to the width (1 and 2).
+    padded = np.pad(values, ((0, 0), (2, 2), (1, 2), (0, 0)), 'constant')
+    expected = np.array([[[np.tensordot(image[2 * i:2 * i + 5, 2 * j:2 * j + 5], kernel, 3)
+                           for j in range(3)] for i in range(3)] for image in padded])
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_conv2d_transpose_is_the_gradient_of_conv2d(graph):
+    x = tf.placeholder(tf.float32, [None, 3, 4, 2])
+    y = ops.conv2d_transpose(x, 5)
+    assert y.shape.as_list() == [None, 6, 8, 5]
+    kernel = tf.global_variables()[0]
+    assert kernel.shape.as_list() == [5, 5, 5, 2]       # [h, w, out, in]
+    image = tf.zeros([2, 6, 8, 5])
+    convolved = tf.nn.conv2d(image, kernel, strides=[1, 2, 2, 1], padding='SAME')
+    values = np.random.RandomState(0).randn(2, 3, 4, 2).astype(np.float32)
+    gradient, = tf.gradients(convolved, image, x)
+    y, gradient = run([y, gradient], {x: values})
+    np.testing.assert_allclose(y, gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_are_numbered_and_found_again(graph):
+    def network(x):
+        h = ops.conv2d(x, 2)
+        h = ops.batch_norm(ops.conv2d(h, 2), is_training=True)
+        h = ops.batch_norm(ops.conv2d_transpose(h, 2), is_training=True)
+        return ops.dense(ops.flatten(ops.conv2d_transpose(h, 2, name='last')), 1)
+
+    x = tf.zeros([1, 8, 8, 3])
+    with tf.variable_scope('net'):
+        network(x)
+    once = names()
+    assert [n for n in once if n.endswith(('kernel', 'beta'))] == [
+        'net/conv2d/kernel', 'net/conv2d_1/kernel', 'net/BatchNorm/beta',
+        'net/conv2d_transpose/kernel', 'net/BatchNorm_1/beta', 'net/last/kernel',
+        'net/dense/kernel']
+    with tf.variable_scope('net', reuse=True):
+        network(x)
+    assert names() == once
+
+
+X = np.random.RandomState(1).uniform(-1, 3, (6, 4, 5, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize('static', [True, False])
+def test_batch_norm_in_training(graph, static):
+    is_training = True if static else tf.placeholder(tf.bool, [])
+    y = ops.batch_norm(tf.placeholder_with_default(X, [None, 4, 5, 3]), is_training)
+    feed = {} if static else {is_training: True}
+    assert names() == ['BatchNorm/beta', 'BatchNorm/moving_mean', 'BatchNorm/moving_variance']
+    moving = tf.global_variables()[1:]
+    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+    assert len(updates) == 2
+    # Fetching the output moves nothing; the update ops do.
+    assert run(moving, feed, steps=[y])[0].tolist() == [0, 0, 0]
+    y, (mean, variance) = run([y, moving], feed, steps=[updates])
+    n = X[..., 0].size
+    axes = (0, 1, 2)
+    np.testing.assert_allclose(
+        y, (X - X.mean(axes)) / np.sqrt(X.var(axes) + 0.001), atol=1e-5)
+    np.testing.assert_allclose(mean, 0.1 * X.mean(axes), rtol=1e-5)
+    np.testing.assert_allclose(variance, 0.9 + 0.1 * X.var(axes) * n / (n - 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize('static', [True, False])
+def test_batch_norm_in_use(graph, static):
+    is_training = False if static else tf.placeholder(tf.bool, [])
+    y = ops.batch_norm(tf.constant(X), is_training)
+    feed = {} if static else {is_training: False}
+    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+    assert len(updates) == (0 if static else 2)
+    moving = tf.global_variables()[1:]
+    y, (mean, variance) = run([y, moving], feed, steps=[updates] if updates else [])
+    np.testing.assert_allclose(y, X / np.sqrt(1.001), rtol=1e-5)
+    assert mean.tolist() == [0] * 3 and variance.tolist() == [1] * 3
+
+
+def test_batch_norm_of_a_constant_tensor_is_static(graph):
+    ops.batch_norm(tf.constant(X), tf.constant(False))
+    assert tf.get_collection(tf.GraphKeys.UPDATE_OPS) == []
+
+
+def test_batch_norm_with_scale_without_center(graph):
+    y = ops.batch_norm(tf.constant(X), True, center=False, scale=True, epsilon=0.1)
+    assert names() == ['BatchNorm/gamma', 'BatchNorm/moving_mean', 'BatchNorm/moving_variance']
+    gamma = tf.global_variables()[0]
+    y = run(y, steps=[gamma.assign([1., 2., 3.])])
+    spread = np.sqrt(X.var((0, 1, 2)) / (X.var((0, 1, 2)) + 0.1))
+    np.testing.assert_allclose(y.std((0, 1, 2)), [1, 2, 3] * spread, rtol=1e-4)
+
+
+def test_a_second_use_updates_after_the_first(graph):
+    for value in (1., 5.):
+        ops.batch_norm(tf.constant(value, shape=[2, 2, 2, 1]), True, scope='bn',
+                       reuse=tf.AUTO_REUSE)
+    updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+    mean = run(tf.global_variables()[1], steps=[updates])
+    assert mean == pytest.approx(0.09 * 1 + 0.1 * 5, rel=1e-6)
+
+
+@pytest.mark.parametrize('layer, shape, message', [
+    (lambda x: ops.batch_norm(x, True), [None, 4, 4, None], 'batch_norm: .*undefined number'),
+    (lambda x: ops.batch_norm(x, True), [None, 4], 'batch_norm: .*should have rank 4'),
+    (lambda x: ops.batch_norm(x, True), None, 'batch_norm: .*should have rank 4'),
+    (lambda x: ops.dense(x, 1), [None, None], 'dense: .*undefined number'),
+    (lambda x: ops.dense(x, 1), [None, 2, 3, 4], 'dense: .*should have rank 2'),
+    (lambda x: ops.conv2d(x, 1), [None, 4, 4, None], 'conv2d: .*undefined number'),
+    (lambda x: ops.conv2d_transpose(x, 1), [None, None, 4, 2], 'conv2d_transpose: .*undefined'),
+])
+def test_a_layer_that_cannot_be_built_says_why(graph, layer, shape, message):
+    with pytest.raises(ValueError, match=message):
+        layer(tf.placeholder(tf.float32, shape))
