@@ -145,8 +145,8 @@ def square(image, image_size, crop=0):
     width, height = image.size
     side = min(width, height, crop or width)
     left, top = (width - side) // 2, (height - side) // 2
-    return np.asarray(image.resize((image_size, image_size), Image.BILINEAR,
-                                   (left, top, left + side, top + side)))
+    image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image.resize((image_size, image_size), Image.BILINEAR))
 
 
 def draw_toy(name):

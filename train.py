@@ -150,7 +150,7 @@ def train(args):
             sess.run(initializer)
 
         def save():
-            checkpoint.save(sess, saver, args.model_dir, name, step, {
+            return checkpoint.save(sess, saver, args.model_dir, name, step, {
                 'settings': settings, 'data': facts, 'step': step, 'images': step * batch_size,
                 'epoch': step / per_epoch, 'tensorflow': tf.__version__})
 
@@ -174,13 +174,14 @@ def train(args):
                 log.losses(step, loss_d, loss_g, d_real.mean(), d_fake.mean())
             if step % args.sample_every == 0 or step == last_step:
                 log.sheet(step, sess.run(p.g, {p.noise: sheet_noise, p.is_training: False}))
-            if step % args.save_every == 0 or step == last_step or stop:
+            if step % args.save_every == 0 and step < last_step and not stop:
                 save()
+
+        prefix = save()
         if not stop:
             log.gif(args.sample_every)
         log.close()
 
-    prefix = os.path.join(args.model_dir, f'{name}-{step}')
     if stop:
         print(f'stopped at step {step:,} and saved {prefix}; --resume goes on', file=sys.stderr)
         return 128 + stop[0]

@@ -18,10 +18,10 @@ if __name__ == '__main__':
     import session
     session.set_up()
 
-import formula  # noqa: E402  needs the path above
-import recording  # noqa: E402
 import tensorflow.compat.v1 as tf  # noqa: E402
 
+import formula  # noqa: E402  needs the path above
+import recording  # noqa: E402
 import train  # noqa: E402
 
 SEEDS = {2: formula.TINY, 64: formula.WIDE}

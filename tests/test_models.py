@@ -1,10 +1,11 @@
 """The networks at every size, and the losses."""
-import losses
-import models
 import numpy as np
-import parity
 import pytest
 import tensorflow.compat.v1 as tf
+
+import losses
+import models
+import parity
 
 
 @pytest.mark.parametrize('size', models.IMAGE_SIZES)

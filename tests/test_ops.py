@@ -1,8 +1,9 @@
 """The layers: numbers against numpy, names, reuse, errors."""
 import numpy as np
-import ops
 import pytest
 import tensorflow.compat.v1 as tf
+
+import ops
 
 
 @pytest.fixture

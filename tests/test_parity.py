@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import numpy as np
-import parity
 import pytest
 import tensorflow.compat.v1 as tf
 
 import models
 import ops
+import parity
 import train
 
 OLD = tf.__version__.startswith('1.')

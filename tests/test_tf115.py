@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 
-import checkpoint
 import numpy as np
-import parity
 import pytest
-import recording
 import tensorflow.compat.v1 as tf
+
+import checkpoint
+import parity
+import recording
 import train
 
 TF115_PYTHON = (sys.executable if tf.__version__.startswith('1.15.') else

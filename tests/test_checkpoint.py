@@ -1,0 +1,154 @@
+"""Which checkpoint a path means, and what is said of one that can't be used."""
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import checkpoint
+import models
+import parity
+
+TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
+
+
+def place(folder, name, seconds=None):
+    """A checkpoint's files, empty, by the time `seconds` or named in no record of time."""
+    folder.mkdir(exist_ok=True)
+    for ending in ('.index', '.data-00000-of-00001'):
+        (folder / (name + ending)).write_bytes(b'')
+        if seconds:
+            os.utime(str(folder / (name + ending)), (seconds, seconds))
+    return str(folder / name)
+
+
+def record(folder, newest, kept):
+    (folder / 'checkpoint').write_text(
+        f'model_checkpoint_path: "{newest}"\n' +
+        ''.join(f'all_model_checkpoint_paths: "{path}"\n' for path in kept))
+
+
+def test_a_prefix_and_each_file_of_it(tmp_path):
+    prefix = place(tmp_path, 'dcgan_lfw-20')
+    for path in (prefix, prefix + '.index', prefix + '.data-00000-of-00001', prefix + '.json'):
+        assert checkpoint.find(path) == prefix
+
+
+def test_a_folder_means_the_newest_by_record(tmp_path):
+    place(tmp_path, 'dcgan_lfw-20', 100)
+    place(tmp_path, 'dcgan_toy-5', 300)
+    prefix = place(tmp_path, 'dcgan_lfw-30', 200)
+    record(tmp_path, '/moved/away/dcgan_lfw-30', ['dcgan_lfw-20', 'dcgan_lfw-30'])
+    assert checkpoint.find(str(tmp_path)) == prefix
+    assert checkpoint.find(str(tmp_path / 'checkpoint')) == prefix
+    os.remove(prefix + '.index')
+    assert checkpoint.find(str(tmp_path)) == str(tmp_path / 'dcgan_lfw-20')
+
+
+def test_a_folder_without_a_record_means_the_newest_by_time(tmp_path):
+    place(tmp_path, 'dcgan_lfw-20', 300)
+    place(tmp_path, 'dcgan_lfw-100', 200)
+    assert checkpoint.find(str(tmp_path)) == str(tmp_path / 'dcgan_lfw-20')
+
+
+def test_a_run_comes_before_the_shipped_generator(tmp_path):
+    shipped = place(tmp_path, 'dcgan_lfw', 300)
+    assert checkpoint.find(str(tmp_path)) == shipped
+    run = place(tmp_path, 'dcgan_toy-20', 200)
+    assert checkpoint.find(str(tmp_path)) == run
+
+
+def test_of_run_takes_its_own_whole_ones_by_step(tmp_path):
+    for name in ('dcgan_lfw-20', 'dcgan_lfw-100', 'dcgan_lfw', 'dcgan_lfw-x-3', 'dcgan_toy-7'):
+        place(tmp_path, name)
+    place(tmp_path, 'dcgan_lfw-300')
+    os.remove(str(tmp_path / 'dcgan_lfw-300.data-00000-of-00001'))
+    assert checkpoint.of_run(str(tmp_path), 'dcgan_lfw') == [
+        (20, str(tmp_path / 'dcgan_lfw-20')), (100, str(tmp_path / 'dcgan_lfw-100'))]
+    assert checkpoint.of_run(str(tmp_path / 'none'), 'dcgan_lfw') == []
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match='no checkpoint in this folder .*index'):
+        checkpoint.find(str(tmp_path))
+    with pytest.raises(checkpoint.CheckpointError, match=r'looked for .*dcgan-1\.index'):
+        checkpoint.find(str(tmp_path / 'dcgan-1'))
+    prefix = place(tmp_path, 'dcgan-1')
+    os.remove(prefix + '.data-00000-of-00001')
+    for path in (prefix, str(tmp_path)):
+        with pytest.raises(checkpoint.CheckpointError, match='dcgan-1: its data file is missing'):
+            checkpoint.find(path)
+
+
+def test_sizes_are_read_off_the_original_checkpoint():
+    assert checkpoint.generator_size(TINY) == (64, 100, 2)
+    assert checkpoint.settings(TINY) == {}
+
+
+def restore_generator(prefix):
+    image_size, z_dim, width = checkpoint.generator_size(prefix)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        g = models.generator(tf.zeros([1, z_dim]), False, image_size, width)
+        checkpoint.restore(sess, tf.train.Saver(), prefix)
+        return sess.run(g)
+
+
+@pytest.mark.parametrize('file, change', [
+    ('.index', lambda content: content[:len(content) // 2]),
+    ('.index', lambda content: b''),
+    ('.index', lambda content: content[:100] + bytes([content[100] ^ 4]) + content[101:]),
+    ('.data-00000-of-00001', lambda content: content[:1000]),
+    ('.data-00000-of-00001', lambda content: b''),
+    ('.data-00000-of-00001', lambda content: bytes(b ^ 1 for b in content)),
+])
+def test_a_damaged_checkpoint_is_named(tmp_path, file, change):
+    prefix = str(tmp_path / 'dcgan_celeba-3')
+    for ending in ('.index', '.data-00000-of-00001'):
+        shutil.copy(TINY + ending, prefix + ending)
+    assert np.isfinite(restore_generator(prefix)).all()
+    with open(prefix + file, 'rb') as f:
+        content = f.read()
+    with open(prefix + file, 'wb') as f:
+        f.write(change(content))
+    with pytest.raises(checkpoint.CheckpointError, match='dcgan_celeba-3: is damaged') as error:
+        restore_generator(prefix)
+    assert '\n' not in str(error.value)
+
+
+def write(prefix, **variables):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        for name, shape in variables.items():
+            tf.get_variable(name.replace('__', '/'), shape)
+        sess.run(tf.global_variables_initializer())
+        tf.train.Saver().save(sess, prefix, write_meta_graph=False)
+    return prefix
+
+
+def test_a_foreign_checkpoint_is_named(tmp_path):
+    foreign = write(str(tmp_path / 'resnet'), conv1=[3, 3])
+    with pytest.raises(checkpoint.CheckpointError, match='resnet: holds no generator'):
+        checkpoint.generator_size(foreign)
+    other_size = write(str(tmp_path / 'big'), generator__dense__kernel=[100, 16 * 16 * 512],
+                       generator__g__kernel=[5, 5, 3, 64])
+    with pytest.raises(checkpoint.CheckpointError, match='big: its generator draws 256x256, which'):
+        checkpoint.generator_size(other_size)
+    in_part = write(str(tmp_path / 'part'), generator__dense__kernel=[100, 4 * 4 * 16],
+                    generator__g__kernel=[5, 5, 3, 2])
+    with pytest.raises(checkpoint.CheckpointError, match='part: is of another network'):
+        restore_generator(in_part)
+
+
+def test_save_keeps_settings_beside_what_saver_keeps(tmp_path):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.get_variable('v', [2])
+        sess.run(tf.global_variables_initializer())
+        saver = tf.train.Saver(max_to_keep=2)
+        for step in (1, 2, 3):
+            prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', step, {'step': step})
+    assert prefix == str(tmp_path / 'dcgan_toy-3')
+    assert checkpoint.settings(prefix) == {'step': 3}
+    assert sorted(os.listdir(str(tmp_path))) == ['checkpoint'] + [
+        f'dcgan_toy-{step}.{ending}' for step in (2, 3)
+        for ending in ('data-00000-of-00001', 'index', 'json')]
+    assert checkpoint.find(str(tmp_path)) == prefix

@@ -1,0 +1,289 @@
+"""Photographs of every kind to the array, the cache, the data sets' places, the batches."""
+import io
+import json
+import os
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import augment
+import data
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def photograph(width=40, height=30, colour=(10, 120, 200)):
+    return Image.new('RGB', (width, height), colour)
+
+
+def fill(folder, count, ending='jpg', prefix='p'):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        photograph(colour=(number * 7 % 256, 100, 50)).save(
+            str(folder / f'{prefix}{number:03d}.{ending}'))
+    return folder
+
+
+def load(dataset, tmp_path, **options):
+    return data.load(data.find(str(dataset), str(tmp_path)), 8, data_dir=str(tmp_path), **options)
+
+
+# one photograph
+
+def test_the_middle_square_scaled_with_pillow_bilinear():
+    pixels = np.random.RandomState(0).randint(0, 256, (50, 80, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    expected = image.crop((15, 0, 65, 50)).resize((16, 16), Image.BILINEAR)
+    assert (data.square(image, 16) == np.asarray(expected)).all()
+    expected = image.crop((25, 10, 55, 40)).resize((16, 16), Image.BILINEAR)
+    assert (data.square(image, 16, crop=30) == np.asarray(expected)).all()
+    assert (data.square(image, 16, crop=500) == data.square(image, 16)).all()
+
+
+def test_as_the_original_scales_the_values():
+    values = np.arange(256, dtype=np.uint8)
+    expected = (values.astype(np.float64) / 255 - 0.5) * 2
+    np.testing.assert_allclose(data.scaled(values), expected, atol=1e-7)
+    assert data.scaled(values).dtype == np.float32
+
+
+def colours_of(image, **options):
+    """The colours that an image saved and read again comes out with, corner and middle."""
+    file = io.BytesIO()
+    image.save(file, **options)
+    out = data.square(Image.open(io.BytesIO(file.getvalue())), 8)
+    assert out.shape == (8, 8, 3) and out.dtype == np.uint8
+    return out[0, 0].tolist(), out[4, 4].tolist()
+
+
+def test_every_kind_of_image_comes_out_right():
+    size = (8, 8)
+    assert colours_of(Image.new('L', size, 77), format='PNG')[0] == [77] * 3
+    assert colours_of(Image.new('1', size, 1), format='PNG')[0] == [255] * 3
+    assert colours_of(Image.new('LA', size, (77, 255)), format='PNG')[0] == [77] * 3
+    assert colours_of(Image.new('RGB', size, RED).convert('P'), format='PNG')[0] == list(RED)
+    assert colours_of(Image.new('RGB', size, BLUE), format='BMP')[0] == list(BLUE)
+    assert colours_of(Image.new('RGB', size, BLUE), format='WEBP', lossless=True)[0] == list(BLUE)
+    deep = Image.fromarray(np.full(size, 77 * 256 + 5, np.uint16))
+    assert colours_of(deep, format='PNG')[0] == [77] * 3
+    cmyk = colours_of(Image.new('CMYK', size, (0, 255, 255, 0)), format='JPEG', quality=100)[0]
+    assert np.abs(np.subtract(cmyk, RED)).max() < 8
+
+
+def test_transparency_lies_on_white():
+    image = Image.new('RGBA', (8, 8), RED + (255,))
+    image.paste((0, 0, 0, 0), (0, 0, 4, 8))
+    assert colours_of(image, format='PNG') == (list(WHITE), list(RED))
+    palette = Image.new('P', (8, 8), 3)
+    palette.putpalette([9, 9, 9] * 256)
+    assert colours_of(palette, format='PNG', transparency=3)[0] == list(WHITE)
+    half = Image.new('RGBA', (8, 8), (0, 0, 0, 51))
+    assert colours_of(half, format='PNG')[0] == [204] * 3
+
+
+def test_a_photograph_turned_by_exif_stands_upright():
+    image = Image.new('RGB', (16, 16), GREEN)
+    image.paste(RED, (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = 3                       # turned by 180 degrees
+    file = io.BytesIO()
+    image.save(file, format='PNG', exif=exif.tobytes())
+    out = data.square(Image.open(io.BytesIO(file.getvalue())), 8)
+    assert out[0, 0].tolist() == list(GREEN) and out[7, 0].tolist() == list(RED)
+
+
+# folders
+
+def test_any_folder_recursive_and_sorted(tmp_path):
+    folder = tmp_path / 'my faces'
+    fill(folder / 'b', 2, 'png')
+    fill(folder / 'a' / 'deep', 1, 'JPEG')
+    fill(folder, 1, 'webp', prefix='z')
+    fill(folder, 1, 'BMP', prefix='y')
+    fill(folder / '.hidden', 1)
+    (folder / 'notes.txt').write_text('no photograph')
+    source = data.find(str(folder), str(tmp_path))
+    assert source.names == ['a/deep/p000.JPEG', 'b/p000.png', 'b/p001.png', 'y000.BMP',
+                            'z000.webp']
+    assert (source.name, source.crop) == ('my_faces', 0)
+    photographs = load(folder, tmp_path)
+    assert photographs.images.shape == (5, 8, 8, 3) and photographs.names == source.names
+    assert photographs.images[2, 0, 0].tolist() == [7, 100, 50]
+    assert photographs.crc32 == zlib.crc32(photographs.images.tobytes())
+    assert isinstance(photographs.images, np.memmap)
+
+
+def test_a_linked_folder_is_entered_once(tmp_path):
+    folder = fill(tmp_path / 'faces', 1)
+    fill(tmp_path / 'elsewhere', 1, prefix='q')
+    os.symlink(str(tmp_path / 'elsewhere'), str(folder / 'link'))
+    os.symlink(str(folder), str(folder / 'loop'))
+    assert data.find(str(folder)).names == ['link/q000.jpg', 'p000.jpg']
+
+
+@pytest.mark.parametrize('dataset, message', [
+    ('nowhere', '--dataset nowhere: neither lfw, celeba, toy nor a folder'),
+    ('EMPTY', 'empty: no photographs'),
+    ('lfw', 'lfw: no photographs'),
+])
+def test_nothing_found(tmp_path, dataset, message):
+    (tmp_path / 'empty').mkdir()
+    dataset = str(tmp_path / 'empty') if dataset == 'EMPTY' else dataset
+    with pytest.raises(data.DataError, match=message):
+        data.find(dataset, str(tmp_path))
+
+
+def test_too_few_for_a_batch(tmp_path):
+    with pytest.raises(data.DataError, match='faces: 3 photographs are too few for a batch of 4'):
+        load(fill(tmp_path / 'faces', 3), tmp_path, at_least=4)
+
+
+def test_a_broken_photograph_is_left_out_and_named(tmp_path, capsys):
+    folder = fill(tmp_path / 'faces', 199)
+    whole = (folder / 'p000.jpg').read_bytes()
+    (folder / 'broken.jpg').write_bytes(whole[:len(whole) // 2])
+    photographs = load(folder, tmp_path)
+    assert len(photographs.images) == 199 and 'broken.jpg' not in photographs.names
+    assert [name for name, _ in photographs.broken] == ['broken.jpg']
+    assert 'left out, broken: broken.jpg (' in capsys.readouterr().err
+    assert load(folder, tmp_path).broken == photographs.broken        # told again from the cache
+    assert 'left out, broken: broken.jpg (' in capsys.readouterr().err
+
+
+def test_more_than_one_percent_broken(tmp_path):
+    folder = fill(tmp_path / 'faces', 97)
+    for name, content in (('a.png', b''), ('b.jpg', b'GIF89a, but not really')):
+        (folder / name).write_bytes(content)
+    with pytest.raises(data.DataError, match='faces: 2 of 99 photographs are broken, more than 1'):
+        load(folder, tmp_path)
+
+
+# the cache
+
+def test_the_cache_is_by_the_list_of_files(tmp_path, monkeypatch, capsys):
+    folder = fill(tmp_path / 'faces', 3)
+    first = load(folder, tmp_path)
+    assert 'reading 3 photographs' in capsys.readouterr().err
+    assert load(folder, tmp_path).path == first.path
+    assert load(folder, tmp_path, crop=10).path != first.path
+    capsys.readouterr()
+    photograph(colour=RED).save(str(folder / 'p001.jpg'))
+    changed = load(folder, tmp_path)
+    assert 'reading 3 photographs' in capsys.readouterr().err
+    assert changed.path != first.path and changed.crc32 != first.crc32
+    assert not os.path.exists(first.path)       # of the same folder, but of other files
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'no facts', 'half facts'])
+def test_half_a_cache_is_made_anew(tmp_path, damage):
+    folder = fill(tmp_path / 'faces', 3)
+    first = load(folder, tmp_path)
+    crc32, path = first.crc32, first.path
+    if damage == 'truncated':
+        os.truncate(path, 100)
+    elif damage == 'no facts':
+        os.remove(path + '.json')
+    else:
+        os.truncate(path + '.json', 20)
+    again = load(folder, tmp_path)
+    assert again.crc32 == crc32 and again.images.shape == (3, 8, 8, 3)
+    with open(path + '.json') as f:
+        assert json.load(f)['shape'] == [3, 8, 8, 3]
+    assert not [name for name in os.listdir(str(tmp_path / 'cache')) if name.endswith('.part')]
+
+
+# lfw, celeba, toy
+
+def test_lfw_is_cropped_to_150(tmp_path):
+    fill(tmp_path / 'lfw' / 'Some_One', 2)
+    source = data.find('lfw', str(tmp_path))
+    assert (source.crop, source.names[0]) == (150, 'Some_One/p000.jpg')
+
+
+@pytest.mark.parametrize('folders', [['img_align_celeba'],
+                                     ['img_align_celeba', 'img_align_celeba']])
+def test_celeba_as_a_folder(tmp_path, folders):
+    fill(tmp_path.joinpath('celeba', *folders), 2)
+    source = data.find('celeba', str(tmp_path))
+    assert (len(source.names), source.crop, source.name) == (2, 178, 'celeba')
+
+
+def test_celeba_as_the_zip(tmp_path):
+    folder = fill(tmp_path / 'unpacked', 4)
+    (tmp_path / 'celeba').mkdir()
+    with zipfile.ZipFile(str(tmp_path / 'celeba' / 'img_align_celeba.zip'), 'w') as archive:
+        for path in sorted(folder.iterdir(), reverse=True):
+            archive.write(str(path), 'img_align_celeba/' + path.name)
+        archive.writestr('__MACOSX/._p000.jpg', b'no photograph')
+    photographs = load('celeba', tmp_path)
+    assert photographs.names == [f'img_align_celeba/p{n:03d}.jpg' for n in range(4)]
+    assert (photographs.images == load(folder, tmp_path).images).all()
+
+
+def test_celeba_missing_says_which_file_and_where(tmp_path):
+    with pytest.raises(data.DataError) as error:
+        data.find('celeba', str(tmp_path))
+    assert 'img_align_celeba.zip' in str(error.value)
+    assert str(tmp_path / 'celeba') in str(error.value)
+
+
+@pytest.mark.parametrize('content, message', [
+    (b'\n<!DOCTYPE html><html>Quota exceeded</html>', 'zip is a web page saved as a zip'),
+    (b'PK\x03\x04 and then the line broke', 'zip is no zip archive, or only a part of one'),
+])
+def test_celeba_zip_that_is_none(tmp_path, content, message):
+    (tmp_path / 'celeba').mkdir()
+    (tmp_path / 'celeba' / 'img_align_celeba.zip').write_bytes(content)
+    with pytest.raises(data.DataError, match=message):
+        data.find('celeba', str(tmp_path))
+
+
+def test_toy_is_the_same_everywhere(tmp_path):
+    photographs = load('toy', tmp_path)
+    assert photographs.images.shape == (4000, 8, 8, 3)
+    assert len(np.unique(photographs.images.reshape(4000, -1), axis=0)) > 3990
+    # Pillow draws edges a little differently from release to release; the averages stay.
+    means = photographs.images[:4].mean(axis=(1, 2))
+    np.testing.assert_allclose(means, TOY_MEANS, atol=1)
+
+
+TOY_MEANS = [[141.7, 161.1, 158.2], [124.2, 89.3, 93.8], [139.4, 108.0, 72.3],
+             [194.8, 166.0, 134.1]]
+
+
+# batches
+
+def test_an_epoch_shows_every_image_once_and_each_epoch_another_order():
+    images = np.arange(10).reshape(10, 1)
+    epochs = [np.concatenate([data.batch(images, 3, 7, 3 * epoch + step) for step in range(3)])
+              for epoch in range(3)]
+    for epoch in epochs:
+        assert epoch.shape == (9, 1) and len(np.unique(epoch)) == 9
+    assert epochs[0].tolist() != epochs[1].tolist() != epochs[2].tolist()
+    assert data.batch(images, 3, 8, 0).tolist() != epochs[0][:3].tolist()
+
+
+def test_batches_and_noise_are_frozen_functions_of_seed_and_step():
+    images = np.arange(1000)
+    for _ in range(2):
+        assert data.batch(images, 5, 3, 450).tolist() == BATCH
+        z = data.noise(3, 450, 64, 100)
+        assert (z.shape, z.dtype, zlib.crc32(z.tobytes())) == ((64, 100), np.float32, NOISE)
+    assert -1 <= z.min() < -0.99 and 0.99 < z.max() < 1
+    assert (data.noise(3, 451, 64, 100) != z).any() and (data.noise(4, 450, 64, 100) != z).any()
+
+
+BATCH, NOISE = [722, 965, 809, 69, 726], 637136442
+
+
+def test_flip_mirrors_about_half():
+    images = np.random.RandomState(0).randint(0, 256, (400, 2, 4, 3)).astype(np.uint8)
+    out = augment.apply(['flip'], images, data.rng(0, 0, 'augment'))
+    same = (out == images).all(axis=(1, 2, 3))
+    assert (out[~same] == images[~same][:, :, ::-1]).all()
+    assert 160 < same.sum() < 240
+    assert out.dtype == np.uint8
+    assert augment.apply([], images, None) is images

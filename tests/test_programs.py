@@ -1,0 +1,262 @@
+"""train.py and generate.py as a user runs them, on the toy set."""
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import models
+import parity
+import train
+from conftest import ROOT
+
+TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
+TOY = ['--dataset', 'toy', '--image-size', '32', '--batch-size', '16']
+
+
+def start(program, *arguments, cwd):
+    command = [sys.executable, os.path.join(ROOT, program)] + [str(a) for a in arguments]
+    return subprocess.Popen(command, cwd=str(cwd), stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, universal_newlines=True)
+
+
+def run(program, *arguments, cwd, code=0):
+    """(stdout, stderr) of a program that must end with the code."""
+    process = start(program, *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, out + err
+    return out, err
+
+
+def refused(program, *arguments, cwd):
+    """The one sentence that a program refuses with."""
+    out, err = run(program, *arguments, cwd=cwd, code=2)
+    assert err.startswith('error: ') and err.count('\n') == 1, err
+    return err
+
+
+def rows(path):
+    with open(str(path), newline='') as f:
+        return list(csv.DictReader(f))
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    """A folder in which the toy set was trained on for 6 steps."""
+    folder = tmp_path_factory.mktemp('home')
+    out, err = run('train.py', *TOY, '--max-steps', 6, '--log-every', 2, '--sample-every', 3,
+                   '--save-every', 2, '--max-to-keep', 2, '--augment', 'flip', cwd=folder)
+    assert 'epoch 1/1 step 6/6 · d ' in out
+    assert err == 'reading 4,000 photographs of toy\n'        # nothing of TensorFlow's
+    return folder
+
+
+def test_what_a_run_leaves(home):
+    samples = home / 'samples' / 'dcgan_toy'
+    assert sorted(os.listdir(str(home / 'model'))) == ['checkpoint'] + [
+        f'dcgan_toy-{step}.{ending}' for step in (4, 6)
+        for ending in ('data-00000-of-00001', 'index', 'json')]
+    assert sorted(os.listdir(str(samples))) == ['events', 'loss.csv', 'loss.png', 'samples.gif',
+                                                'step_0000003.png', 'step_0000006.png']
+    table = rows(samples / 'loss.csv')
+    assert list(table[0]) == ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']
+    assert [(r['step'], r['epoch'], r['images']) for r in table] == [
+        ('2', '1', '32'), ('4', '1', '64'), ('6', '1', '96')]
+    assert all(float(r['d_loss']) > 0 and float(r['g_loss']) > 0 for r in table)
+    with Image.open(str(samples / 'step_0000006.png')) as sheet:
+        assert sheet.size == (8 * 32, 8 * 32)
+    with Image.open(str(samples / 'samples.gif')) as gif:
+        assert gif.n_frames == 2
+    facts = json.loads((home / 'model' / 'dcgan_toy-6.json').read_text())
+    assert facts['settings'] == dict(train.DEFAULTS, dataset='toy', image_size=32, crop=0,
+                                     batch_size=16, augment=['flip'])
+    assert (facts['step'], facts['images'], facts['data']['photographs']) == (6, 96, 4000)
+
+
+def test_tensorboard_reads_the_events(home):
+    accumulator = pytest.importorskip(
+        'tensorboard.backend.event_processing.event_accumulator').EventAccumulator(
+            str(home / 'samples' / 'dcgan_toy' / 'events'))
+    accumulator.Reload()
+    assert sorted(accumulator.Tags()['scalars']) == ['D(G(z))', 'D(x)', 'loss_d', 'loss_g']
+    assert [event.step for event in accumulator.Scalars('loss_d')] == [2, 4, 6]
+    assert [event.step for event in accumulator.Images('samples')] == [3, 6]
+
+
+def test_a_resumed_run_goes_on_as_if_never_stopped(home, tmp_path):
+    for steps in (2, 6):
+        out, _ = run('train.py', *TOY, '--max-steps', steps, '--log-every', 1, '--augment', 'flip',
+                     '--resume', cwd=tmp_path)
+    assert 'steps        2 to 6' in out
+    table, whole = (rows(folder / 'samples' / 'dcgan_toy' / 'loss.csv')
+                    for folder in (tmp_path, home))
+    assert [r['step'] for r in table] == ['1', '2', '3', '4', '5', '6']
+    seconds = [float(r['seconds']) for r in table]
+    assert seconds == sorted(seconds)
+    for mine, theirs in zip(table[1::2], whole):
+        # Another batch or other noise would show in the first digit.
+        assert float(mine['d_loss']) == pytest.approx(float(theirs['d_loss']), rel=1e-2)
+        assert float(mine['g_loss']) == pytest.approx(float(theirs['g_loss']), rel=1e-2)
+    # Settings that are not given are the saved ones; what is done is not done again.
+    out, _ = run('train.py', '--dataset', 'toy', '--max-steps', 6, '--resume', cwd=tmp_path)
+    assert 'image_size   32' in out and 'nothing left to do' in out
+
+
+def test_rows_after_the_checkpoint_are_dropped_on_resume(home, tmp_path):
+    shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
+    shutil.copytree(str(home / 'samples'), str(tmp_path / 'samples'))
+    for ending in ('.index', '.json', '.data-00000-of-00001'):
+        os.remove(str(tmp_path / 'model' / ('dcgan_toy-6' + ending)))
+    run('train.py', '--dataset', 'toy', '--max-steps', 8, '--log-every', 2, '--resume',
+        cwd=tmp_path)
+    table = rows(tmp_path / 'samples' / 'dcgan_toy' / 'loss.csv')
+    assert [r['step'] for r in table] == ['2', '4', '6', '8']
+
+
+@pytest.mark.parametrize('option, value, saved', [
+    ('--batch-size', '8', '16'), ('--lr', '0.001', '0.0002'), ('--augment', '', 'flip'),
+    ('--image-size', '64', '32'), ('--seed', '1', '0'), ('--crop', '100', '0'),
+    ('--g-steps', '2', '1'), ('--beta1', '0.9', '0.5'), ('--z-dim', '64', '100'),
+])
+def test_a_changed_setting_is_named_on_resume(home, option, value, saved):
+    message = refused('train.py', '--dataset', 'toy', '--resume', option, value, cwd=home)
+    assert f'{option} {value or "none"}: ' in message
+    assert f'was trained with {option} {saved}' in message
+
+
+def test_a_new_run_does_not_write_over_an_old_one(home):
+    message = refused('train.py', *TOY, '--max-steps', 6, cwd=home)
+    assert 'dcgan_toy-6 is there already' in message and '--resume' in message
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_ends(tmp_path, number, code):
+    process = start('train.py', *TOY, '--log-every', 1, cwd=tmp_path)
+    for line in process.stdout:
+        if 'step 2/' in line:
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    name, = (name[:-len('.index')] for name in os.listdir(str(tmp_path / 'model'))
+             if name.endswith('.index'))
+    step = int(name.split('-')[1])
+    assert f'stopped at step {step} and saved {os.path.join("model", name)}' in err
+    assert step == int(rows(tmp_path / 'samples' / 'dcgan_toy' / 'loss.csv')[-1]['step'])
+
+
+def test_a_dry_run_prints_and_writes_nothing(tmp_path):
+    began = time.time()
+    out, _ = run('train.py', '--dataset', 'toy', '--epochs', 3, '--dry-run', cwd=tmp_path)
+    assert '4,000 of toy: 62 steps an epoch' in out and '0 to 186' in out
+    assert 'batch_size   64' in out
+    assert os.listdir(str(tmp_path)) == []
+    assert time.time() - began < 20
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--dataset', 'nowhere'], '--dataset nowhere: neither lfw, celeba, toy nor a folder'),
+    (['--dataset', 'toy', '--image-size', '50'], 'argument --image-size: invalid choice'),
+    (['--dataset', 'toy', '--batch-size', '0'], 'argument --batch-size: 0 is not from 1 to'),
+    (['--dataset', 'toy', '--batch-size', '5000'], 'too few for a batch of 5000'),
+    (['--dataset', 'toy', '--lr', 'fast'], 'argument --lr: invalid number value'),
+    (['--dataset', 'toy', '--augment', 'flip,spin'], 'argument --augment: spin is none of flip'),
+    (['--dataset', 'toy', '--samples-dir', 'file'], 'file'),
+    (['--whatever'], 'unrecognized arguments: --whatever'),
+])
+def test_what_train_refuses(tmp_path, arguments, message):
+    (tmp_path / 'file').write_text('')
+    out, err = run('train.py', *arguments, cwd=tmp_path, code=2)
+    errors = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1 and message in errors[0]
+    assert 'Traceback' not in err
+
+
+def test_celeba_missing_is_explained(tmp_path):
+    _, err = run('train.py', '--dataset', 'celeba', cwd=tmp_path, code=2)
+    assert 'img_align_celeba.zip' in err and os.path.join('datasets', 'celeba') in err
+
+
+def test_image_sizes_are_those_of_the_models():
+    for size in models.IMAGE_SIZES:
+        assert train.parse(['--image-size', str(size)]).image_size == size
+
+
+# generate.py
+
+def pixels(path):
+    with Image.open(str(path)) as image:
+        return np.asarray(image)
+
+
+def test_a_sheet_of_any_count_is_the_same_again(home, tmp_path):
+    for out in ('a', 'b'):
+        text, _ = run('generate.py', '--ckpt', home / 'model', '--out', out, '--num', 7,
+                      '--seed', 3, cwd=tmp_path)
+    assert 'dcgan_toy-6: 32x32, trained on 4,000 photographs of toy for 6 steps' in text
+    assert (tmp_path / 'a' / 'faces_seed3.png').read_bytes() == (
+        tmp_path / 'b' / 'faces_seed3.png').read_bytes()
+    sheet = pixels(tmp_path / 'a' / 'faces_seed3.png')
+    assert sheet.shape == (3 * 32, 3 * 32, 3)
+    assert (sheet[64:, 32:] == 255).all() and not (sheet[64:, :32] == 255).all()
+
+
+def test_separate_images_are_those_of_the_sheet(home, tmp_path):
+    run('generate.py', '--ckpt', home / 'model' / 'dcgan_toy-4.index', '--out', 'sheet',
+        '--num', 4, cwd=tmp_path)
+    run('generate.py', '--ckpt', home / 'model' / 'dcgan_toy-4', '--out', 'each', '--num', 4,
+        '--separate', '--batch-size', 3, cwd=tmp_path)
+    sheet = pixels(tmp_path / 'sheet' / 'faces_seed0.png').astype(int)
+    names = sorted(os.listdir(str(tmp_path / 'each')))
+    assert names == [f'face_{number:04d}.png' for number in range(4)]
+    for number, name in enumerate(names):
+        top, left = 32 * (number // 2), 32 * (number % 2)
+        # Rounding may differ with the size of the batch: by a grey level at the most.
+        assert np.abs(pixels(tmp_path / 'each' / name) - sheet[top:top + 32, left:left + 32]
+                      ).max() <= 1
+
+
+def test_a_checkpoint_of_the_original_program_draws(tmp_path):
+    text, _ = run('generate.py', '--ckpt', os.path.dirname(TINY), '--out', tmp_path, '--num', 1,
+                  cwd=tmp_path)
+    assert 'dcgan_celeba-3: 64x64, no settings beside it' in text
+    assert pixels(tmp_path / 'faces_seed0.png').shape == (64, 64, 3)
+
+
+def test_the_generator_alone_draws_the_same(home, tmp_path):
+    prefix = str(tmp_path / 'shared' / 'dcgan_toy')
+    run('generate.py', '--ckpt', home / 'model', '--out', 'a', '--save-generator', prefix,
+        cwd=tmp_path)
+    assert sorted(os.listdir(os.path.dirname(prefix))) == [
+        'dcgan_toy.data-00000-of-00001', 'dcgan_toy.index', 'dcgan_toy.json']
+    text, _ = run('generate.py', '--ckpt', os.path.dirname(prefix), '--out', 'b', cwd=tmp_path)
+    assert 'trained on 4,000 photographs of toy' in text
+    assert (tmp_path / 'a' / 'faces_seed0.png').read_bytes() == (
+        tmp_path / 'b' / 'faces_seed0.png').read_bytes()
+
+
+def test_what_generate_refuses(home, tmp_path):
+    assert 'no checkpoint in this folder' in refused('generate.py', '--ckpt', '.', cwd=tmp_path)
+    assert 'looked for model/dcgan-1.index' in refused(
+        'generate.py', '--ckpt', 'model/dcgan-1', cwd=tmp_path)
+    assert '--num 10001: a sheet holds at most 10000; add --separate' in refused(
+        'generate.py', '--ckpt', home / 'model', '--num', 10001, cwd=tmp_path)
+    shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
+    os.truncate(str(tmp_path / 'model' / 'dcgan_toy-6.data-00000-of-00001'), 5000)
+    _, err = run('generate.py', '--ckpt', 'model', cwd=tmp_path, code=2)
+    assert err.startswith('error: --ckpt model/dcgan_toy-6: is damaged') and err.count('\n') == 1
+
+
+def test_help_is_there_at_once():
+    for program in ('train.py', 'generate.py', 'download_lfw.py'):
+        began = time.time()
+        out, _ = run(program, '--help', cwd=ROOT)
+        assert out.startswith(f'usage: {program}')
+        assert time.time() - began < 5      # without TensorFlow, which takes as long by itself
