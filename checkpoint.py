@@ -16,6 +16,7 @@ import re
 
 FILE_ENDINGS = re.compile(r'\.(index|meta|json|data-\d{5}-of-\d{5})$')
 STEP = re.compile(r'-(\d+)$')
+FACTS = {'settings', 'data', 'step', 'epoch'}       # what <prefix>.json holds at least
 RECORDED = re.compile(r'^(?:all_)?model_checkpoint_paths?: "(?:.*/)?([^"/]+)"$', re.MULTILINE)
 
 
@@ -34,7 +35,10 @@ def find(path):
     """
     if os.path.basename(path) == 'checkpoint' and os.path.isfile(path):
         path = os.path.dirname(path) or '.'
+    _refuse_patterns(path)
     if not os.path.isdir(path):
+        if path.endswith(os.sep):
+            raise CheckpointError(f'{path}: no such folder')
         prefix = FILE_ENDINGS.sub('', path)
         if _is_complete(prefix):
             return prefix
@@ -52,10 +56,17 @@ def find(path):
 
 def of_run(folder, name):
     """[(step, prefix)] of the complete checkpoints <name>-<step> in folder, by step."""
+    _refuse_patterns(folder)
     pattern = re.compile(re.escape(name) + r'-(\d+)')
     found = [(pattern.fullmatch(os.path.basename(prefix)), prefix) for prefix in _prefixes(folder)]
     return sorted((int(match.group(1)), prefix) for match, prefix in found
                   if match and _is_complete(prefix))
+
+
+def _refuse_patterns(path):
+    if re.search(r'[*?\[]', path):
+        raise CheckpointError(f'{path}: TensorFlow takes *, ? and [ in a path for a pattern; '
+                              'rename it')
 
 
 def _recorded(folder):
@@ -93,11 +104,15 @@ def settings(prefix):
     """What was written beside the checkpoint, {} where nothing was (the original program's)."""
     try:
         with open(prefix + '.json', encoding='utf-8') as f:
-            return json.load(f)
+            facts = json.load(f)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise CheckpointError(f'{prefix}.json can\'t be read: {error}') from error
+    if not isinstance(facts, dict) or not set(facts) >= FACTS or not (
+            isinstance(facts['settings'], dict) and isinstance(facts['data'], dict)):
+        raise CheckpointError(f'{prefix}.json holds no settings of this program')
+    return facts
 
 
 def generator_size(prefix):
@@ -105,11 +120,9 @@ def generator_size(prefix):
 
     So a checkpoint of the original program, which has no settings beside it, serves as well.
     """
-    import tensorflow.compat.v1 as tf
-
     from models import IMAGE_SIZES
     with _named(prefix):
-        shapes = tf.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
+        shapes = _shapes(prefix)
     if not {'generator/dense/kernel', 'generator/g/kernel'} <= set(shapes):
         raise CheckpointError(f'{prefix}: holds no generator of this network')
     z_dim, units = shapes['generator/dense/kernel']
@@ -128,13 +141,20 @@ def save(session, saver, folder, name, step, facts):
 
     The settings come first and Saver renames its files into place with the index last, so that a
     checkpoint that is found is whole. Settings of checkpoints that Saver has removed go too.
+    Raises CheckpointError where the folder can't be written.
     """
+    import tensorflow.compat.v1 as tf
     prefix = os.path.join(folder, f'{name}-{step}')
     os.makedirs(folder, exist_ok=True)
     write_json(prefix + '.json', facts)
-    saver.save(session, os.path.join(folder, name), global_step=step, write_meta_graph=False)
-    for path in glob.glob(os.path.join(glob.escape(folder), glob.escape(name) + '-*.json')):
-        if not os.path.exists(path[:-len('.json')] + '.index'):
+    try:
+        saver.save(session, os.path.join(folder, name), global_step=step, write_meta_graph=False)
+    except (tf.errors.OpError, ValueError) as error:
+        raise CheckpointError(f'{prefix}: can\'t be written ({_first_line(error)})') from error
+    for file in os.listdir(folder):
+        of_step = re.fullmatch(re.escape(name) + r'-\d+\.json', file)
+        path = os.path.join(folder, file)
+        if of_step and not os.path.exists(path[:-len('.json')] + '.index'):
             os.remove(path)
     return prefix
 
@@ -154,10 +174,25 @@ def write_json(path, facts):
     os.replace(path + '.part', path)
 
 
-def restore(session, saver, prefix):
-    """Saver's restore; CheckpointError where a file is damaged or of another network."""
+def restore(session, saver, prefix, variables):
+    """Saver's restore; CheckpointError where a file is damaged or of another network.
+
+    variables: those that saver was made for. Their shapes are compared first, since restoring
+    gives a resource variable whatever shape the file has.
+    """
     with _named(prefix):
+        shapes = _shapes(prefix)
+        for variable in variables:
+            name, shape = variable.op.name, variable.shape.as_list()
+            if shapes.get(name, shape) != shape:
+                raise CheckpointError(f'{prefix}: is of another network ({name} is {shapes[name]} '
+                                      f'there, {shape} here)')
         saver.restore(session, prefix)
+
+
+def _shapes(prefix):
+    import tensorflow.compat.v1 as tf
+    return tf.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
 
 
 @contextlib.contextmanager
@@ -166,6 +201,8 @@ def _named(prefix):
     import tensorflow.compat.v1 as tf
     try:
         yield
+    except CheckpointError:
+        raise
     except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
         raise CheckpointError(f'{prefix}: is of another network or incomplete '
                               f'({_first_line(error)})') from error
@@ -174,4 +211,6 @@ def _named(prefix):
 
 
 def _first_line(error):
-    return (getattr(error, 'message', None) or str(error)).strip().split('\n')[0]
+    lines = (getattr(error, 'message', None) or str(error)).strip().splitlines()
+    telling = [line for line in lines if line and line != 'Graph execution error:']
+    return telling[0] if telling else type(error).__name__

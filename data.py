@@ -7,7 +7,9 @@ over the source pixels, so nothing is skipped in scaling down). The array is kep
 """
 import collections
 import concurrent.futures
+import errno
 import functools
+import glob
 import hashlib
 import io
 import json
@@ -19,13 +21,15 @@ import zlib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
-from tqdm import tqdm
+
+from options import Progress
 
 DATASETS = ('lfw', 'celeba', 'toy')
 CROPS = {'lfw': 150, 'celeba': 178}      # source pixels; in LFW the face then fills the frame
 ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 MAX_BROKEN = 0.01                        # share of a set that may be broken
 TOY_COUNT = 4000
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)       # the machine's fault, not a file's
 FORMAT = 1                               # of the cache; a change here makes all caches anew
 
 CELEBA_HELP = """\
@@ -64,29 +68,33 @@ def find(dataset, data_dir='datasets'):
     if not known and not os.path.isdir(folder):
         raise DataError(f'--dataset {dataset}: neither {", ".join(DATASETS)} nor a folder')
     name = dataset if known else os.path.basename(os.path.abspath(folder)) or 'images'
-    files = list(_walk(folder))
-    if files:
-        identity = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in files]
-        read = functools.partial(_open_file, folder)
-        names = [name for name, _ in files]
-    elif dataset == 'celeba':
-        names, read, identity = _celeba_zip(folder)
-    else:
-        raise DataError(f'{folder}: no photographs ({", ".join(ENDINGS)}) in this folder')
+    files = _walk(folder)
+    names = [name for name, _ in files]
+    identity = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in files]
+    read = functools.partial(_open_file, folder)
+    if dataset == 'celeba':
+        # A picture beside the zip, or half of it unpacked, must not hide it.
+        names, read, identity = max([(names, read, identity), _celeba_zip(folder, bool(names))],
+                                    key=lambda found: len(found[0]))
+    if not names:
+        raise DataError(
+            CELEBA_HELP.format(folder=folder) if dataset == 'celeba' else
+            f'{folder}: no photographs there; python download_lfw.py fetches them'
+            if dataset == 'lfw' else
+            f'{folder}: no photographs ({", ".join(ENDINGS)}) in this folder')
     return Source(dataset, re.sub(r'[^\w.]+', '_', name), folder, names, read,
                   [os.path.abspath(folder), identity], CROPS.get(dataset, 0))
 
 
 def _walk(folder):
-    """Yields (path below folder, stat) of each image, sorted; enters linked folders once."""
+    """[(path below folder, stat)] of the images, sorted; linked folders are entered once."""
     found, seen = [], set()
     for top, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(top)
-        folders[:] = [] if real in seen else [f for f in folders if not f.startswith('.')]
+        folders[:] = [] if real in seen else sorted(f for f in folders if f[0] != '.')
         for name in [] if real in seen else names:
             path = os.path.join(top, name)
-            if name.lower().endswith(ENDINGS) and not name.startswith('.') and (
-                    os.path.isfile(path)):
+            if name.lower().endswith(ENDINGS) and name[0] != '.' and os.path.isfile(path):
                 found.append((os.path.relpath(path, folder).replace(os.sep, '/'), os.stat(path)))
         seen.add(real)
     return sorted(found)
@@ -96,34 +104,33 @@ def _open_file(folder, name):
     return Image.open(os.path.join(folder, name))
 
 
-def _celeba_zip(folder):
-    """Names, reader and identity of the photographs in the zip in folder."""
-    zips = [os.path.join(folder, name) for name in sorted(_listdir(folder))
-            if name.lower().endswith('.zip')]
-    for path in zips:
-        if not zipfile.is_zipfile(path):
+def _celeba_zip(folder, unpacked):
+    """Names, reader and identity of the photographs in the zip in folder; none without a zip.
+
+    Raises DataError where a zip is none, unless there are unpacked photographs to take.
+    """
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), '*.[zZ][iI][pP]'))):
+        try:
+            archive = zipfile.ZipFile(path)
+        except zipfile.BadZipFile:
+            if unpacked:
+                continue
             with open(path, 'rb') as f:
-                start = f.read(512).lstrip().lower()
-            what = ('a web page saved as a zip (the host\'s quota page?)'
-                    if start.startswith((b'<!doctype', b'<html', b'<'))
+                page = f.read(512).lstrip().startswith(b'<')
+            what = ("a web page saved as a zip (the host's quota page?)" if page
                     else 'no zip archive, or only a part of one')
-            raise DataError(f'{path} is {what}; fetch it again')
-        archive = zipfile.ZipFile(path)
+            raise DataError(f'{path} is {what}; fetch it again') from None
         members = sorted((info.filename, info.file_size, info.CRC) for info in archive.infolist()
                          if info.filename.lower().endswith(ENDINGS)
                          and not os.path.basename(info.filename).startswith('.'))
         if members:
             names = [name for name, _, _ in members]
             return names, functools.partial(_open_member, archive), members
-    raise DataError(CELEBA_HELP.format(folder=folder))
+    return [], None, []
 
 
 def _open_member(archive, name):
     return Image.open(io.BytesIO(archive.read(name)))
-
-
-def _listdir(folder):
-    return os.listdir(folder) if os.path.isdir(folder) else []
 
 
 # one photograph
@@ -217,20 +224,23 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
         os.makedirs(folder, exist_ok=True)
         facts = _write_array(source, path, image_size, crop)
         _remove_outdated(folder, stem, path, facts['folder'])
-    broken = facts['broken']
-    for name, reason in broken[:10]:
-        print(f'left out, broken: {name} ({reason})', file=sys.stderr)
-    if len(broken) > 10:
-        print(f'... and {len(broken) - 10:,} more, all named in {path}.json', file=sys.stderr)
-    total = len(facts['names']) + len(broken)
-    if len(broken) > MAX_BROKEN * total:
-        raise DataError(f'{source.folder}: {len(broken):,} of {total:,} photographs are broken, '
-                        f'more than {MAX_BROKEN:.0%}')
+    _report(source, len(facts['names']), facts['broken'], path)
     if len(facts['names']) < at_least:
         raise DataError(f'{source.folder}: {len(facts["names"]):,} photographs are too few for '
                         f'a batch of {at_least}')
     images = np.memmap(path, np.uint8, 'r', shape=tuple(facts['shape']))
-    return Photographs(images, facts['names'], broken, facts['crc32'], path)
+    return Photographs(images, facts['names'], facts['broken'], facts['crc32'], path)
+
+
+def _report(source, good, broken, path):
+    """Names the broken photographs; DataError where they are more than MAX_BROKEN."""
+    for name, reason in broken[:10]:
+        print(f'left out, broken: {name} ({reason})', file=sys.stderr)
+    if len(broken) > MAX_BROKEN * (good + len(broken)):
+        raise DataError(f'{source.folder}: {len(broken):,} of {good + len(broken):,} photographs '
+                        f'are broken, more than {MAX_BROKEN:.0%}')
+    if len(broken) > 10:
+        print(f'... and {len(broken) - 10:,} more, all named in {path}.json', file=sys.stderr)
 
 
 def _read_facts(path):
@@ -251,14 +261,15 @@ def _write_array(source, path, image_size, crop):
             with source.read(name) as image:
                 return square(image, image_size, crop)
         except Exception as error:      # whatever a file makes Pillow raise, it is that file's
+            if getattr(error, 'errno', None) in EXHAUSTED:
+                raise
             return f'{type(error).__name__}: {error}'
 
     names, broken, crc32 = [], [], 0
     print(f'reading {len(source.names):,} photographs of {source.folder}', file=sys.stderr)
-    bar = tqdm(total=len(source.names), unit=' photographs', disable=not sys.stderr.isatty())
     partial = f'{path}.{os.getpid()}.part'
     try:
-        with bar, open(partial, 'wb') as f, \
+        with Progress(len(source.names), 'photographs') as progress, open(partial, 'wb') as f, \
                 concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             # Pillow decodes without the interpreter's lock, so threads do; in portions, as
             # `map` would take the whole list at once.
@@ -271,28 +282,46 @@ def _write_array(source, path, image_size, crop):
                         names.append(name)
                         crc32 = zlib.crc32(pixels.tobytes(), crc32)
                         f.write(pixels.tobytes())
-                bar.update(len(portion))
+                progress.update(len(portion))
+        if len(broken) > MAX_BROKEN * len(source.names):
+            _report(source, len(names), broken, path)      # raises: such a set is not kept
         os.replace(partial, path)
+        facts = {'shape': [len(names), image_size, image_size, 3], 'crc32': crc32,
+                 'folder': os.path.abspath(source.folder), 'names': names, 'broken': broken}
+        with open(partial, 'w', encoding='ascii') as f:
+            json.dump(facts, f)
+        os.replace(partial, path + '.json')
+    except OSError as error:
+        error.filename = error.filename or partial         # a full disk names no file
+        raise
     finally:
         if os.path.exists(partial):
             os.remove(partial)
-    facts = {'shape': [len(names), image_size, image_size, 3], 'crc32': crc32, 'crop': crop,
-             'folder': os.path.abspath(source.folder), 'names': names, 'broken': broken}
-    with open(partial, 'w', encoding='ascii') as f:
-        json.dump(facts, f)
-    os.replace(partial, path + '.json')
     return facts
 
 
 def _remove_outdated(folder, stem, path, of):
-    """Removes arrays made of the same folder when it held other files."""
+    """Removes arrays made of the same folder when it held other files, and what a kill left."""
     for name in os.listdir(folder):
         other = os.path.join(folder, name)
-        if name.startswith(stem) and name.endswith('.uint8') and other != path:
+        left = re.fullmatch(r'.*\.uint8\.(\d+)\.part', name)
+        if left and not _is_running(int(left.group(1))):
+            os.remove(other)
+        elif name.startswith(stem) and name.endswith('.uint8') and other != path:
             facts = _read_facts(other)
             if facts and facts['folder'] == of:
                 os.remove(other + '.json')
                 os.remove(other)
+
+
+def _is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 # batches

@@ -119,6 +119,9 @@ def already_there(folder, variant):
         return False
     if not os.path.isdir(folder):
         raise DownloadError(f'{folder} is no folder: move it away and run this again')
+    if not os.listdir(folder):
+        os.rmdir(folder)
+        return False
     photographs, people = count_photographs(folder)
     counts = f'{photographs:,} photographs of {people:,} people'
     if (photographs, people) != (PHOTOGRAPHS, PEOPLE):

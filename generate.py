@@ -12,7 +12,6 @@ import os
 import sys
 
 import numpy as np
-from tqdm import tqdm
 
 import checkpoint
 import options
@@ -23,15 +22,14 @@ MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
 
 
 def main(argv=None):
+    options.print_anything()
     args = parse(argv)
     try:
         return generate(args)
     except checkpoint.CheckpointError as error:
         options.fail(f'--ckpt {error}')
     except OSError as error:
-        if not error.filename:
-            raise
-        options.fail(f'{error.filename}: {error.strerror}')
+        options.fail(f'{error.filename}: {error.strerror}' if error.filename else error)
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
@@ -49,9 +47,10 @@ def generate(args):
     with tf.Graph().as_default() as graph:
         noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
         g = models.generator(noise, is_training=False, image_size=image_size, width=width)
-        saver = tf.train.Saver(tf.global_variables('generator/'))
+        variables = tf.global_variables()
+        saver = tf.train.Saver(variables)
     with tf.Session(graph=graph) as sess:
-        checkpoint.restore(sess, saver, prefix)
+        checkpoint.restore(sess, saver, prefix, variables)
         if args.save_generator:
             checkpoint.save_generator(sess, saver, args.save_generator, prefix)
         os.makedirs(args.out, exist_ok=True)
@@ -59,7 +58,8 @@ def generate(args):
         if args.separate:
             digits = max(4, len(str(args.num - 1)))
             for number, image in enumerate(itertools.chain.from_iterable(batches)):
-                pictures.write(os.path.join(args.out, f'face_{number:0{digits}d}.png'), image)
+                name = f'face_seed{args.seed}_{number:0{digits}d}.png'
+                pictures.write(os.path.join(args.out, name), image)
             print(f'{args.num:,} images in {args.out}')
         else:
             path = os.path.join(args.out, f'faces_seed{args.seed}.png')
@@ -74,12 +74,12 @@ def draw(sess, g, noise, args, z_dim):
     One stream of noise is cut into batches, so an image does not depend on their size.
     """
     rng = np.random.RandomState(args.seed)
-    with tqdm(total=args.num, unit=' images', disable=not sys.stderr.isatty()) as bar:
+    with options.Progress(args.num, 'images') as progress:
         for start in range(0, args.num, args.batch_size):
             count = min(args.batch_size, args.num - start)
             z = rng.uniform(-1, 1, (count, z_dim))
             yield pictures.to_uint8(sess.run(g, {noise: z}))
-            bar.update(count)
+            progress.update(count)
 
 
 def describe(prefix, image_size):

@@ -10,7 +10,7 @@ import tensorflow.compat.v1 as tf
 
 
 def lrelu(x, leak=0.2):
-    """max(x, leak * x), any shape; leak in [0, 1]."""
+    """max(x, leak * x), any shape; leak in [0, 1]. At 0 itself the slope is leak."""
     return tf.nn.leaky_relu(x, alpha=leak)
 
 

@@ -1,6 +1,9 @@
 """What the programs' command lines have in common."""
 import argparse
 import sys
+import time
+
+from tqdm import tqdm
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,6 +17,33 @@ def fail(message):
     """One sentence on standard error, exit code 2: what the user can mend."""
     print(f'error: {message}', file=sys.stderr)
     sys.exit(2)
+
+
+def print_anything():
+    """Lets standard output take names and signs that the terminal's encoding lacks, as '?'."""
+    sys.stdout.reconfigure(errors='replace')
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a line on standard error every ten seconds."""
+
+    def __init__(self, total, unit):
+        self.done, self.total, self.unit = 0, total, unit
+        self.shown = time.time()
+        self.bar = tqdm(total=total, unit=' ' + unit, disable=not sys.stderr.isatty())
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.bar.close()
+
+    def update(self, count):
+        self.done += count
+        self.bar.update(count)
+        if self.bar.disable and time.time() - self.shown > 10:
+            self.shown = time.time()
+            print(f'{self.done:,} of {self.total:,} {self.unit}', file=sys.stderr)
 
 
 def whole(low, high=2 ** 31 - 1):

@@ -39,7 +39,6 @@ def write_gif(path, frames, milliseconds=200):
     partial = f'{path}.part'
     first, *others = frames
     with Image.open(first) as image:
-        # A generator, so that one frame at a time is in memory.
         image.save(partial, 'GIF', save_all=True, append_images=map(Image.open, others),
                    duration=[milliseconds] * len(others) + [2000], loop=0)
     os.replace(partial, path)

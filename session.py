@@ -23,7 +23,10 @@ def set_up(verbose=False):
         os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.simplefilter('ignore', category)
-        with _held_back_stderr():
+        # TensorFlow 1.15 reads the variable in time, and may have to say that the processor is
+        # too old before it aborts.
+        old = sys.version_info < (3, 8)
+        with contextlib.nullcontext() if old else _held_back_stderr():
             import tensorflow.compat.v1 as tf
         tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()

@@ -13,11 +13,14 @@ import argparse
 import collections
 import contextlib
 import csv
+import itertools
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -36,6 +39,8 @@ DEFAULTS = {
     'z_dim': 100, 'lr': 0.0002, 'beta1': 0.5, 'g_steps': 1, 'seed': 0}
 SHEET = 64              # images on a sheet of samples
 GIF_FRAMES = 100        # at most
+EPOCHS = 20
+LFW_COUNT = 13233
 COLUMNS = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv
 
 Graph = collections.namedtuple('Graph', [
@@ -78,17 +83,16 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64):
 
 
 def main(argv=None):
+    options.print_anything()
     args = parse(argv)
     try:
         return train(args)
     except (data.DataError, checkpoint.CheckpointError) as error:
         options.fail(error)
     except OSError as error:
-        if not error.filename:
-            raise
-        options.fail(f'{error.filename}: {error.strerror}')
+        options.fail(f'{error.filename}: {error.strerror}' if error.filename else error)
     except KeyboardInterrupt:
-        print('interrupted: what was not saved yet is lost', file=sys.stderr)
+        print('interrupted', file=sys.stderr)
         return 130
 
 
@@ -97,7 +101,7 @@ def train(args):
     source = find_photographs(args)
     name = f'dcgan_{source.name}'
     samples_dir = args.samples_dir or os.path.join('samples', name)
-    step, prefix = starting_point(args.model_dir, name, args.resume)
+    step, prefix = starting_point(args, name)
     saved = checkpoint.settings(prefix) if prefix else {}
     settings = merge_settings(args, saved.get('settings', {}), prefix)
     if settings['crop'] is None:
@@ -109,41 +113,36 @@ def train(args):
 
     # data
     if args.dry_run:
-        count = len(source.names)
-    else:
-        photographs = data.load(source, image_size, settings['crop'], args.data_dir, batch_size)
-        images = photographs.images
-        count = len(images)
-    facts = {'dataset': source.name, 'photographs': count}
-    if not args.dry_run:
-        facts['crc32'] = photographs.crc32
-        if saved.get('data', facts) != facts:
-            options.fail(f'{source.folder} does not hold the {saved["data"]["photographs"]:,} '
-                         f'photographs that {prefix} was trained on')
-    per_epoch = count // batch_size
-    last_step = min([steps for steps in (args.max_steps, args.epochs and args.epochs * per_epoch)
-                     if steps] or [20 * per_epoch])
-    print(f'{"photographs":12} {count:,} of {source.folder}: {per_epoch:,} steps an epoch')
-    print(f'{"steps":12} {step:,} to {last_step:,}')
+        print_plan(args, source, len(source.names), batch_size, step, saved)
+        return 0
+    photographs = data.load(source, image_size, settings['crop'], args.data_dir, batch_size)
+    images = photographs.images
+    facts = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
+    if saved.get('data', facts) != facts:
+        options.fail(f'{source.folder} is not what {prefix} was trained on: '
+                     f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
+                     'or other pixels')
+    per_epoch, last_step, end = print_plan(args, source, len(images), batch_size, step, saved)
+    if step >= last_step:
+        print('nothing left to do')
+        return 0
+    make_folders(args.model_dir, samples_dir, new=not prefix)
     print(f'{"checkpoints":12} {os.path.join(args.model_dir, name)}-<step>')
     print(f'{"samples":12} {samples_dir}', flush=True)
-    if args.dry_run or step >= last_step:
-        print('a dry run: nothing done' if args.dry_run else 'nothing left to do')
-        return 0
 
     # graph
     tf = session.set_up(args.verbose)
     p = build(image_size, z_dim, settings['lr'], settings['beta1'], seed)
     with p.graph.as_default():
         saver = tf.train.Saver(max_to_keep=args.max_to_keep)
+        variables = tf.global_variables()
         initializer = tf.global_variables_initializer()
-    os.makedirs(samples_dir, exist_ok=True)
-    log = Log(tf, samples_dir, step, last_step, per_epoch, batch_size)
     sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
 
-    with tf.Session(graph=p.graph) as sess, stop_signals() as stop:
+    with tf.Session(graph=p.graph) as sess, stop_signals() as stop, contextlib.closing(
+            Log(tf, samples_dir, step, last_step, per_epoch, batch_size)) as log:
         if prefix:
-            checkpoint.restore(sess, saver, prefix)
+            checkpoint.restore(sess, saver, prefix, variables)
             saver.recover_last_checkpoints([path for _, path in
                                             checkpoint.of_run(args.model_dir, name)])
         else:
@@ -151,8 +150,9 @@ def train(args):
 
         def save():
             return checkpoint.save(sess, saver, args.model_dir, name, step, {
-                'settings': settings, 'data': facts, 'step': step, 'images': step * batch_size,
-                'epoch': step / per_epoch, 'tensorflow': tf.__version__})
+                'settings': settings, 'end': end, 'data': facts, 'step': step,
+                'images': step * batch_size, 'epoch': step / per_epoch,
+                'tensorflow': tf.__version__})
 
         # loop
         while step < last_step and not stop:
@@ -180,7 +180,6 @@ def train(args):
         prefix = save()
         if not stop:
             log.gif(args.sample_every)
-        log.close()
 
     if stop:
         print(f'stopped at step {step:,} and saved {prefix}; --resume goes on', file=sys.stderr)
@@ -190,25 +189,67 @@ def train(args):
 
 
 def find_photographs(args):
-    """The Source of --dataset; LFW is fetched where it is missing."""
-    missing = args.dataset == 'lfw' and not os.path.isdir(os.path.join(args.data_dir, 'lfw'))
-    if missing and not args.dry_run:
-        fetch = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'download_lfw.py')
-        code = subprocess.call([sys.executable, fetch, '--data-dir', args.data_dir])
+    """The Source of --dataset; LFW is fetched where there is no photograph of it."""
+    try:
+        source = data.find(args.dataset, args.data_dir)
+    except data.DataError:
+        if args.dataset != 'lfw' or args.dry_run:
+            raise
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'download_lfw.py')
+        code = subprocess.call([sys.executable, program, '--data-dir', args.data_dir])
         if code:
             sys.exit(code)      # it has said why
-    return data.find(args.dataset, args.data_dir)
+        source = data.find(args.dataset, args.data_dir)
+    if args.dataset == 'lfw' and len(source.names) != LFW_COUNT:
+        print(f'{source.folder} holds {len(source.names):,} of the {LFW_COUNT:,} photographs')
+    return source
 
 
-def starting_point(model_dir, name, resume):
+def starting_point(args, name):
     """(step, prefix) of the newest checkpoint of this run, (0, None) for a new one."""
-    kept = checkpoint.of_run(model_dir, name)
-    if kept and not resume:
+    kept = checkpoint.of_run(args.model_dir, name)
+    if kept and not args.resume:
         options.fail(f'{kept[-1][1]} is there already: --resume goes on from it, '
                      'another --model-dir begins anew')
-    if resume and not kept:
-        print(f'no checkpoint {name}-<step> in {model_dir} yet: beginning at step 0')
+    if args.resume and not kept:
+        print(f'no checkpoint {name}-<step> in {args.model_dir} yet: beginning at step 0')
     return kept[-1] if kept else (0, None)
+
+
+def print_plan(args, source, count, batch_size, step, saved):
+    """(steps an epoch, last step, {epochs, max_steps}), also printed.
+
+    A run that is resumed without a new end keeps the one it had.
+    """
+    if count < batch_size:
+        raise data.DataError(f'{source.folder}: {count:,} photographs are too few for '
+                             f'a batch of {batch_size}')
+    end = {'epochs': args.epochs, 'max_steps': args.max_steps}
+    if not any(end.values()):
+        end = saved.get('end', {'epochs': EPOCHS, 'max_steps': None})
+    per_epoch = count // batch_size
+    ends = [end['max_steps'], end['epochs'] and end['epochs'] * per_epoch]
+    last_step = min(steps for steps in ends if steps)
+    print(f'{"photographs":12} {count:,} of {source.folder}: {per_epoch:,} steps an epoch')
+    print(f'{"steps":12} {step:,} done of {last_step:,}')
+    return per_epoch, last_step, end
+
+
+def make_folders(model_dir, samples_dir, new):
+    """Makes both, sure that they can be written; an earlier run's records are moved aside."""
+    for folder in (model_dir, samples_dir):
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    mine = [name for name in os.listdir(samples_dir)
+            if re.fullmatch(r'step_\d{7}\.png|loss\.(csv|png)|samples\.gif|events', name)]
+    if new and mine:
+        numbers = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
+        aside = next(folder for folder in numbers if not os.path.exists(folder))
+        os.mkdir(aside)
+        for name in mine:
+            os.rename(os.path.join(samples_dir, name), os.path.join(aside, name))
+        print(f'an earlier run\'s records in {samples_dir} are now in {aside}')
 
 
 def merge_settings(args, saved, prefix):
@@ -354,7 +395,7 @@ def parse(argv):
 
     group = parser.add_argument_group('training')
     group.add_argument('--epochs', type=options.whole(1), metavar='N',
-                       help='times through the photographs (20, without --max-steps)')
+                       help=f'times through the photographs ({EPOCHS}, without --max-steps)')
     group.add_argument('--max-steps', type=options.whole(1), metavar='N',
                        help='end after N steps in all')
     group.add_argument('--batch-size', type=options.whole(1), metavar='N', help='images (64)')
@@ -382,8 +423,8 @@ def parse(argv):
                        help='steps between sheets (%(default)s)')
     group.add_argument('--save-every', type=options.whole(1), default=500, metavar='N',
                        help='steps between checkpoints (%(default)s)')
-    group.add_argument('--max-to-keep', type=options.whole(1), default=5, metavar='N',
-                       help='checkpoints that stay (%(default)s)')
+    group.add_argument('--max-to-keep', type=options.whole(0), default=5, metavar='N',
+                       help='checkpoints that stay, 0: all (%(default)s)')
     group.add_argument('--dry-run', action='store_true',
                        help='print settings and counts, and end')
     group.add_argument('--verbose', action='store_true', help="show TensorFlow's own messages")

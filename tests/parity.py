@@ -52,6 +52,7 @@ def shares(out, width):
     for key, theirs in figures.items():
         mine = formula.summary(key, out[key])
         assert mine['shape'] == theirs['shape'], key
+        assert np.isfinite(out[key]).all(), key
         gaps = [abs(a - b) for part in ('head', 'even') for a, b in zip(mine[part], theirs[part])]
         # No element may be off by more than the tolerance, so neither may mean and maximum, nor
         # the norm over the root of the size. The probe weighs the elements with standard normals:

@@ -90,7 +90,7 @@ def restore_generator(prefix):
     image_size, z_dim, width = checkpoint.generator_size(prefix)
     with tf.Graph().as_default(), tf.Session() as sess:
         g = models.generator(tf.zeros([1, z_dim]), False, image_size, width)
-        checkpoint.restore(sess, tf.train.Saver(), prefix)
+        checkpoint.restore(sess, tf.train.Saver(), prefix, tf.global_variables())
         return sess.run(g)
 
 
@@ -139,16 +139,50 @@ def test_a_foreign_checkpoint_is_named(tmp_path):
         restore_generator(in_part)
 
 
+def test_shapes_are_compared_before_they_are_restored(tmp_path):
+    prefix = write(str(tmp_path / 'dcgan'), v=[2, 3])
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.get_variable('v', [3, 2], use_resource=True)
+        with pytest.raises(checkpoint.CheckpointError,
+                           match=r'dcgan: is of another network \(v is \[2, 3\] there, \[3, 2\]'):
+            checkpoint.restore(sess, tf.train.Saver(), prefix, tf.global_variables())
+
+
+@pytest.mark.parametrize('content', ['{"a": 1}', '[]', '{"settings": 3, "data": {}, "step": 1, '
+                                     '"epoch": 1}', '{', ''])
+def test_settings_of_something_else_are_named(tmp_path, content):
+    (tmp_path / 'dcgan-1.json').write_text(content)
+    with pytest.raises(checkpoint.CheckpointError, match=r'dcgan-1\.json '):
+        checkpoint.settings(str(tmp_path / 'dcgan-1'))
+
+
+def test_a_pattern_in_a_path_is_refused(tmp_path):
+    for function in (checkpoint.find, lambda path: checkpoint.of_run(path, 'dcgan')):
+        with pytest.raises(checkpoint.CheckpointError, match=r'TensorFlow takes \*, \? and \['):
+            function(str(tmp_path / 'model[1]'))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / 'dcgan-1.index').mkdir()       # where Saver wants to put its file
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.get_variable('v', [2])
+        sess.run(tf.global_variables_initializer())
+        with pytest.raises(checkpoint.CheckpointError, match="dcgan-1: can't be written"):
+            checkpoint.save(sess, tf.train.Saver(), str(tmp_path), 'dcgan', 1, {})
+
+
 def test_save_keeps_settings_beside_what_saver_keeps(tmp_path):
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.get_variable('v', [2])
         sess.run(tf.global_variables_initializer())
         saver = tf.train.Saver(max_to_keep=2)
+        (tmp_path / 'dcgan_toy-notes.json').write_text('a file of the user')
         for step in (1, 2, 3):
-            prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', step, {'step': step})
+            facts = {'settings': {}, 'data': {}, 'step': step, 'epoch': 0.5}
+            prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', step, facts)
     assert prefix == str(tmp_path / 'dcgan_toy-3')
-    assert checkpoint.settings(prefix) == {'step': 3}
+    assert checkpoint.settings(prefix) == facts
     assert sorted(os.listdir(str(tmp_path))) == ['checkpoint'] + [
         f'dcgan_toy-{step}.{ending}' for step in (2, 3)
-        for ending in ('data-00000-of-00001', 'index', 'json')]
+        for ending in ('data-00000-of-00001', 'index', 'json')] + ['dcgan_toy-notes.json']
     assert checkpoint.find(str(tmp_path)) == prefix

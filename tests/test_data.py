@@ -1,7 +1,10 @@
 """Photographs of every kind to the array, the cache, the data sets' places, the batches."""
+import errno
 import io
 import json
 import os
+import subprocess
+import sys
 import zipfile
 import zlib
 
@@ -87,12 +90,14 @@ def test_transparency_lies_on_white():
 def test_a_photograph_turned_by_exif_stands_upright():
     image = Image.new('RGB', (16, 16), GREEN)
     image.paste(RED, (0, 0, 16, 8))
-    exif = Image.Exif()
-    exif[0x0112] = 3                       # turned by 180 degrees
-    file = io.BytesIO()
-    image.save(file, format='PNG', exif=exif.tobytes())
-    out = data.square(Image.open(io.BytesIO(file.getvalue())), 8)
-    assert out[0, 0].tolist() == list(GREEN) and out[7, 0].tolist() == list(RED)
+    for orientation, corner, opposite in ((1, (0, 0), (7, 0)), (3, (7, 0), (0, 0)),
+                                          (6, (0, 7), (0, 0)), (8, (0, 0), (0, 7))):
+        exif = Image.Exif()
+        exif[0x0112] = orientation         # upright; turned by 180, 270 and 90 degrees
+        file = io.BytesIO()
+        image.save(file, format='PNG', exif=exif.tobytes())
+        out = data.square(Image.open(io.BytesIO(file.getvalue())), 8)
+        assert out[corner].tolist() == list(RED) and out[opposite].tolist() == list(GREEN)
 
 
 # folders
@@ -127,7 +132,7 @@ def test_a_linked_folder_is_entered_once(tmp_path):
 @pytest.mark.parametrize('dataset, message', [
     ('nowhere', '--dataset nowhere: neither lfw, celeba, toy nor a folder'),
     ('EMPTY', 'empty: no photographs'),
-    ('lfw', 'lfw: no photographs'),
+    ('lfw', 'lfw: no photographs there; python download_lfw.py fetches them'),
 ])
 def test_nothing_found(tmp_path, dataset, message):
     (tmp_path / 'empty').mkdir()
@@ -159,6 +164,23 @@ def test_more_than_one_percent_broken(tmp_path):
         (folder / name).write_bytes(content)
     with pytest.raises(data.DataError, match='faces: 2 of 99 photographs are broken, more than 1'):
         load(folder, tmp_path)
+
+
+    # Such a set is not kept: once mended, it is read again.
+    photograph().save(str(folder / 'a.png'))
+    photograph().save(str(folder / 'b.jpg'))
+    assert len(load(folder, tmp_path).images) == 99
+
+
+def test_a_machine_at_its_limits_is_no_broken_photograph(tmp_path, monkeypatch):
+    source = data.find(str(fill(tmp_path / 'faces', 300)))
+
+    def read(name):
+        raise OSError(errno.EMFILE, 'Too many open files')
+    with pytest.raises(OSError, match='Too many open files'):
+        data.load(source._replace(read=read), 8, data_dir=str(tmp_path))
+    assert os.listdir(str(tmp_path / 'cache')) == []
+    assert len(data.load(source, 8, data_dir=str(tmp_path)).images) == 300
 
 
 # the cache
@@ -195,6 +217,18 @@ def test_half_a_cache_is_made_anew(tmp_path, damage):
     assert not [name for name in os.listdir(str(tmp_path / 'cache')) if name.endswith('.part')]
 
 
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    process = subprocess.Popen([sys.executable, '-c', ''])
+    process.wait()
+    cache = tmp_path / 'cache'
+    cache.mkdir()
+    left = [cache / f'other-8px-crop0-0123.uint8.{pid}.part' for pid in (process.pid, os.getpid())]
+    for path in left:
+        path.write_bytes(b'half')
+    load(fill(tmp_path / 'faces', 3), tmp_path)
+    assert [path.exists() for path in left] == [False, True]
+
+
 # lfw, celeba, toy
 
 def test_lfw_is_cropped_to_150(tmp_path):
@@ -223,6 +257,14 @@ def test_celeba_as_the_zip(tmp_path):
     assert (photographs.images == load(folder, tmp_path).images).all()
 
 
+def test_a_picture_beside_the_zip_does_not_hide_it(tmp_path):
+    test_celeba_as_the_zip(tmp_path)
+    fill(tmp_path / 'celeba', 1, prefix='preview')
+    assert len(data.find('celeba', str(tmp_path)).names) == 4
+    fill(tmp_path / 'celeba' / 'img_align_celeba', 5)
+    assert len(data.find('celeba', str(tmp_path)).names) == 6
+
+
 def test_celeba_missing_says_which_file_and_where(tmp_path):
     with pytest.raises(data.DataError) as error:
         data.find('celeba', str(tmp_path))
@@ -233,6 +275,8 @@ def test_celeba_missing_says_which_file_and_where(tmp_path):
 @pytest.mark.parametrize('content, message', [
     (b'\n<!DOCTYPE html><html>Quota exceeded</html>', 'zip is a web page saved as a zip'),
     (b'PK\x03\x04 and then the line broke', 'zip is no zip archive, or only a part of one'),
+    (b'no directory' * 9 + b'PK\x05\x06' + bytes(4) + b'\x01\x00' * 2 + bytes([50, 0, 0, 0] * 2)
+     + bytes(2), 'zip is no zip archive, or only a part of one'),
 ])
 def test_celeba_zip_that_is_none(tmp_path, content, message):
     (tmp_path / 'celeba').mkdir()

@@ -52,13 +52,14 @@ def test_every_recorded_key(width):
 
 
 @pytest.mark.skipif(OLD, reason='TensorFlow 1.15.5 as recorded has no oneDNN')
-def test_every_recorded_key_without_onednn():
-    environment = dict(os.environ, TF_ENABLE_ONEDNN_OPTS='0')
+@pytest.mark.parametrize('onednn', ['0', '1'])
+def test_every_recorded_key_with_and_without_onednn(onednn):
+    environment = dict(os.environ, TF_ENABLE_ONEDNN_OPTS=onednn)
     program = os.path.join(os.path.dirname(__file__), 'parity.py')
     run = subprocess.run([sys.executable, program], env=environment, stdout=subprocess.PIPE,
                          text=True)
     assert run.returncode == 0, run.stdout
-    assert '790 keys' in run.stdout
+    assert f'oneDNN {onednn}\n' in run.stdout and '790 keys' in run.stdout
 
 
 # Deliberate mistakes: each must be out of tolerance, by the factor stated, or the figures would
