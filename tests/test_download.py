@@ -695,8 +695,10 @@ def test_file_in_place_of_the_data_dir(run, data_dir):
 # interrupted
 
 DRIVER = '''
-import sys, time
+import signal, sys, time
 sys.path.insert(0, {root!r})
+# A shell that runs the tests in the background has them ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import download_lfw
 download_lfw.PHOTOGRAPHS, download_lfw.PEOPLE = 6, 3
 download_lfw.VARIANTS['original'] = download_lfw.Archive(
