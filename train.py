@@ -4,6 +4,7 @@
     python train.py --dataset celeba --epochs 20        from datasets/celeba/
     python train.py --dataset toy --max-steps 500       drawn faces, nothing to fetch
     python train.py --dataset path/to/photographs
+    python train.py --dataset lfw --fused-step --precision auto       the fastest
     python train.py --dataset celeba --resume           goes on where it was stopped
 
 Checkpoints go to model/, sheets of samples, losses and TensorBoard's events to
@@ -11,6 +12,7 @@ samples/dcgan_<dataset>/. Ctrl-C saves and ends.
 """
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import csv
 import itertools
@@ -36,7 +38,8 @@ import session
 # What makes a run what it is: saved with each checkpoint, and the same on --resume.
 DEFAULTS = {
     'dataset': 'lfw', 'image_size': 64, 'crop': None, 'augment': [], 'batch_size': 64,
-    'z_dim': 100, 'lr': 0.0002, 'beta1': 0.5, 'g_steps': 1, 'seed': 0}
+    'z_dim': 100, 'lr': 0.0002, 'beta1': 0.5, 'g_steps': 1, 'fused_step': False,
+    'precision': 'float32', 'seed': 0}
 SHEET = 64              # images on a sheet of samples
 GIF_FRAMES = 100        # at most
 EPOCHS = 20
@@ -48,19 +51,29 @@ Graph = collections.namedtuple('Graph', [
     'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g'])
 
 
-def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64):
+def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fused_g_steps=0,
+          fast_for=None):
     """The original's graph, in a tf.Graph of its own: placeholders, networks, losses, optimizers.
 
     Both optimizers wait for all update ops, so a run of either moves the moving averages of both
     networks: per step G's twice and D's, which has two towers, four times.
+
+    With fused_g_steps a run of optimizer_g is a whole step instead: D's update, then that many of
+    G's, each through the D just updated, the first on the very images that D has seen. Gradients
+    are those of the separate runs. What is saved is G's first forward pass and the photographs'
+    pass through D in G's runs, so fewer updates reach the moving averages: G's move once for each
+    of its forward passes, D's see the photographs once. Neither counts in training.
+
+    fast_for: see ops.fast_convolutions.
     """
     import tensorflow.compat.v1 as tf
 
     import losses
     import models
+    import ops
 
     graph = tf.Graph()
-    with graph.as_default():
+    with graph.as_default(), ops.fast_convolutions(fast_for):
         tf.set_random_seed(seed)
         X = tf.placeholder(tf.float32, [None, image_size, image_size, 3], name='X')
         noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
@@ -75,9 +88,24 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64):
 
         vars_d = tf.trainable_variables('discriminator/')
         vars_g = tf.trainable_variables('generator/')
+        adam_d, adam_g = tf.train.AdamOptimizer(lr, beta1), tf.train.AdamOptimizer(lr, beta1)
         with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
-            optimizer_d = tf.train.AdamOptimizer(lr, beta1).minimize(loss_d, var_list=vars_d)
-            optimizer_g = tf.train.AdamOptimizer(lr, beta1).minimize(loss_g, var_list=vars_g)
+            optimizer_d = adam_d.minimize(loss_d, var_list=vars_d)
+            if not fused_g_steps:
+                optimizer_g = adam_g.minimize(loss_g, var_list=vars_g)
+
+        images, optimizer_g = g, optimizer_g if not fused_g_steps else optimizer_d
+        for number in range(fused_g_steps):
+            # Within the dependency all variables are read anew, after the update.
+            with tf.control_dependencies([optimizer_g]):
+                done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
+                with tf.variable_scope(tf.get_variable_scope(), reuse=True):
+                    if number:
+                        images = models.generator(noise, is_training, image_size, width)
+                    _, logits = models.discriminator(images, is_training, width=width)
+                loss_g = losses.loss_g(logits)
+                with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:]):
+                    optimizer_g = adam_g.minimize(loss_g, var_list=vars_g)
     return Graph(graph, X, noise, is_training, g, d_real, d_real_logits, d_fake, d_fake_logits,
                  loss_d, loss_g, vars_d, vars_g, optimizer_d, optimizer_g)
 
@@ -132,15 +160,29 @@ def train(args):
 
     # graph
     tf = session.set_up(args.verbose)
-    p = build(image_size, z_dim, settings['lr'], settings['beta1'], seed)
+    try:
+        precision, why = session.choose_precision(settings['precision'])
+    except ValueError as error:
+        options.fail(f'--precision {settings["precision"]}: {error}')
+    print(f'{"computes in":12} {precision}: {why}', flush=True)
+    p = build(image_size, z_dim, settings['lr'], settings['beta1'], seed,
+              fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
+              fast_for=precision if session.has_onednn() and not args.plain_convolutions else None)
     with p.graph.as_default():
         saver = tf.train.Saver(max_to_keep=args.max_to_keep)
         variables = tf.global_variables()
         initializer = tf.global_variables_initializer()
     sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
 
-    with tf.Session(graph=p.graph) as sess, stop_signals() as stop, contextlib.closing(
-            Log(tf, samples_dir, step, last_step, per_epoch, batch_size)) as log:
+    def feed_of(step):
+        batch = data.batch(images, batch_size, seed, step)
+        batch = augment.apply(settings['augment'], batch, data.rng(seed, step, 'augment'))
+        return {p.X: data.scaled(batch), p.is_training: True,
+                p.noise: data.noise(seed, step, batch_size, z_dim)}
+
+    with session.open_session(p.graph, precision) as sess, stop_signals() as stop, \
+            concurrent.futures.ThreadPoolExecutor(1) as ahead, contextlib.closing(
+                Log(tf, samples_dir, step, last_step, per_epoch, batch_size)) as log:
         if prefix:
             checkpoint.restore(sess, saver, prefix, variables)
             saver.recover_last_checkpoints([path for _, path in
@@ -155,15 +197,18 @@ def train(args):
                 'tensorflow': tf.__version__})
 
         # loop
+        next_feed = ahead.submit(feed_of, step)
         while step < last_step and not stop:
-            batch = data.batch(images, batch_size, seed, step)
-            batch = augment.apply(settings['augment'], batch, data.rng(seed, step, 'augment'))
-            feed = {p.X: data.scaled(batch), p.is_training: True,
-                    p.noise: data.noise(seed, step, batch_size, z_dim)}
-            _, loss_d, d_real, d_fake = sess.run([p.optimizer_d, p.loss_d, p.d_real, p.d_fake],
-                                                 feed)
-            for _ in range(settings['g_steps']):
-                _, loss_g = sess.run([p.optimizer_g, p.loss_g], feed)
+            feed = next_feed.result()
+            next_feed = ahead.submit(feed_of, step + 1)      # made while this step runs
+            if settings['fused_step']:
+                _, loss_d, loss_g, d_real, d_fake = sess.run(
+                    [p.optimizer_g, p.loss_d, p.loss_g, p.d_real, p.d_fake], feed)
+            else:
+                _, loss_d, d_real, d_fake = sess.run(
+                    [p.optimizer_d, p.loss_d, p.d_real, p.d_fake], feed)
+                for _ in range(settings['g_steps']):
+                    _, loss_g = sess.run([p.optimizer_g, p.loss_g], feed)
             step += 1
 
             if not np.isfinite(loss_d + loss_g):
@@ -406,6 +451,14 @@ def parse(argv):
     group.add_argument('--beta1', type=options.real(0, 1), metavar='X', help="Adam's beta1 (0.5)")
     group.add_argument('--g-steps', type=options.whole(1), metavar='N',
                        help="runs of G's optimizer a step, on the same noise (1)")
+    group.add_argument('--fused-step', action='store_true', default=None,
+                       help="D's and G's update in one run: the same gradients, less work")
+    group.add_argument('--precision', choices=['float32', 'bfloat16', 'auto'],
+                       help='in which matrices are multiplied; auto: bfloat16 where the processor '
+                            'has it (float32)')
+    group.add_argument('--plain-convolutions', action='store_true',
+                       help="TensorFlow's own kernels for all convolutions, also where another "
+                            'formulation of the same sum is faster')
     group.add_argument('--seed', type=options.whole(0), metavar='N',
                        help='of the weights, the order, augmentation and noise (0)')
 

@@ -96,6 +96,38 @@ def test_layers_are_numbered_and_found_again(graph):
     assert names() == once
 
 
+@pytest.mark.parametrize('shape', [[3, 8, 8, 6], [2, 16, 12, 3], [1, 32, 32, 2]])
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_fast_convolutions_are_the_same_sums(graph, shape, precision):
+    rng = np.random.RandomState(0)
+    count, height, width, channels = shape
+    large, small = tf.placeholder(tf.float32, [None] + shape[1:]), tf.placeholder(
+        tf.float32, [None, height // 2, width // 2, 4])
+    feed = {large: rng.randn(*shape), small: rng.randn(count, height // 2, width // 2, 4)}
+    results = []
+    for fast_for in (None, precision):
+        with ops.fast_convolutions(fast_for), tf.variable_scope('net', reuse=tf.AUTO_REUSE):
+            y = ops.conv2d(large, 4, name='down')
+            x = ops.conv2d_transpose(small, channels, name='up')
+        kernels = [v for v in tf.global_variables() if 'kernel' in v.name]
+        results.append([y, x] + tf.gradients(y * tf.sin(y), [large, kernels[0]])
+                       + tf.gradients(x * tf.sin(x), [small, kernels[1]]))
+        assert x.shape.as_list() == [None] + shape[1:]
+    kinds = {op.type for op in graph.get_operations()}
+    assert 'SpaceToDepth' in kinds or 'DepthToSpace' in kinds or shape[1] > 16
+    with tf.Session() as sess:
+        sess.run(tf.global_variables_initializer())
+        for plain, fast in zip(*sess.run(results, feed)):
+            np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
+
+
+def test_fast_convolutions_end_with_their_block(graph):
+    with pytest.raises(ValueError), ops.fast_convolutions('float32'):
+        raise ValueError
+    ops.conv2d(tf.zeros([1, 8, 8, 8]), 4)
+    assert 'SpaceToDepth' not in {op.type for op in graph.get_operations()}
+
+
 X = np.random.RandomState(1).uniform(-1, 3, (6, 4, 5, 3)).astype(np.float32)
 
 

@@ -11,6 +11,7 @@ import tensorflow.compat.v1 as tf
 import models
 import ops
 import parity
+import recording
 import train
 
 OLD = tf.__version__.startswith('1.')
@@ -49,6 +50,14 @@ def test_every_recorded_key(width):
     table = parity.shares(parity.record(width), width)
     assert len(table) == 395
     assert {key: share for key, share in table.items() if not share <= 1} == {}
+
+
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_every_recorded_key_with_fast_convolutions(precision):
+    # The formulations chosen for each precision, here computed in float32.
+    for width in (2, 64):
+        table = parity.shares(parity.record(width, fast_for=precision), width)
+        assert {key: share for key, share in table.items() if not share <= 1} == {}
 
 
 @pytest.mark.skipif(OLD, reason='TensorFlow 1.15.5 as recorded has no oneDNN')
@@ -136,6 +145,35 @@ def test_a_mistake_is_felt(monkeypatch, name, factor, options, make):
     worst = max(table, key=table.get)
     print(f'{name}: {table[worst]:.0f} times the tolerance, at {worst}')
     assert table[worst] > factor
+
+
+@pytest.mark.parametrize('g_steps', [1, 2])
+@pytest.mark.parametrize('seed', [1, 2, 3])
+def test_a_fused_step_is_the_separate_runs(g_steps, seed):
+    states = []
+    for fused in (False, True):
+        p = train.build(image_size=32, width=8, fused_g_steps=g_steps if fused else 0)
+        feed = recording.feed(p, seed, True, size=32)
+        with tf.Session(graph=p.graph) as sess:
+            variables = recording.start(tf, p, sess)
+            assert len(variables) == 99
+            if fused:
+                _, loss_d, loss_g = sess.run([p.optimizer_g, p.loss_d, p.loss_g], feed)
+            else:
+                _, loss_d = sess.run([p.optimizer_d, p.loss_d], feed)
+                for _ in range(g_steps):
+                    _, loss_g = sess.run([p.optimizer_g, p.loss_g], feed)
+            state = {recording.plain_name(v): x for v, x in zip(variables, sess.run(variables))}
+        states.append(dict(state, loss_d=loss_d, loss_g=loss_g))
+    separate, fused = states
+    for name, value in separate.items():
+        if 'moving' not in name and not recording.NOISE.match(name):
+            # Adam's slots are the gradients (times 0.5) and their squares.
+            gap = np.abs(fused[name] - value).max()
+            assert gap <= 1e-5 * np.abs(value).max(), name
+    # One forward pass of G less: its averages moved g_steps times, not g_steps + 1.
+    name = 'generator/BatchNorm_3/moving_mean'
+    assert np.abs(fused[name] - separate[name]).max() > 1e-3
 
 
 def test_a_batch_of_any_size_at_every_run():

@@ -128,6 +128,21 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(home, tmp_path):
     assert [r['step'] for r in table] == ['2', '4', '6', '8']
 
 
+@pytest.mark.skipif(tf.__version__.startswith('1.'), reason='no bfloat16 in TensorFlow 1.15')
+def test_a_fused_run_in_bfloat16_resumes_with_both(tmp_path):
+    fast = [*TOY, '--log-every', 1, '--g-steps', 2]
+    out, _ = run('train.py', *fast, '--max-steps', 2, '--fused-step', '--precision', 'bfloat16',
+                 cwd=tmp_path)
+    assert 'computes in  bfloat16: as asked' in out
+    out, _ = run('train.py', *fast, '--max-steps', 4, '--resume', cwd=tmp_path)
+    assert 'fused_step   True' in out and 'computes in  bfloat16: as asked' in out
+    table = rows(tmp_path / 'samples' / 'dcgan_toy' / 'loss.csv')
+    assert [r['step'] for r in table] == ['1', '2', '3', '4']
+    message = run('train.py', '--dataset', 'toy', '--resume', '--precision', 'float32',
+                  cwd=tmp_path, code=2)[1]
+    assert '--precision float32: ' in message and 'trained with --precision bfloat16' in message
+
+
 @pytest.mark.parametrize('option, value, saved', [
     ('--batch-size', '8', '16'), ('--lr', '0.001', '0.0002'), ('--augment', '', 'flip'),
     ('--image-size', '64', '32'), ('--seed', '1', '0'), ('--crop', '100', '0'),
