@@ -92,7 +92,7 @@ def fast_convolutions(precision):
 
 def _convolution(x, kernel, strides):
     kernel = tf.convert_to_tensor(kernel)
-    if not _has_formulations(x, kernel, strides):
+    if not _has_formulations(x.shape, kernel, strides):
         return _forward(x, kernel, strides)
     precision = _fast_for
 
@@ -126,16 +126,17 @@ def _transposed(x, kernel, size, strides):
 
 
 def _has_formulations(large, kernel, strides):
-    shape = getattr(large, 'shape', large).as_list()
+    """large: shape of the larger image, [n, h, w, c]."""
+    _, height, width, _ = large.as_list()
     return (_fast_for is not None and strides == 2 and kernel.shape.as_list()[:2] == [5, 5]
-            and shape[1] % 2 == shape[2] % 2 == 0)
+            and None not in (height, width) and height % 2 == width % 2 == 0)
 
 
 def _forward(x, kernel, strides, precision=None):
-    side = max(x.shape.as_list()[1:3])
-    if side > PATCHES_UP_TO.get(('forward', precision), 0):
-        return tf.nn.conv2d(x, kernel, strides=[1, strides, strides, 1], padding='SAME')
     _, height, width, channels = x.shape.as_list()
+    limit = PATCHES_UP_TO.get(('forward', precision))
+    if limit is None or max(height, width) > limit:
+        return tf.nn.conv2d(x, kernel, strides=[1, strides, strides, 1], padding='SAME')
     filters = kernel.shape.as_list()[3]
     y = tf.matmul(_patches(x), tf.reshape(kernel, [25 * channels, filters]))
     return tf.reshape(y, [-1, height // 2, width // 2, filters])

@@ -121,6 +121,14 @@ def test_fast_convolutions_are_the_same_sums(graph, shape, precision):
             np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
 
 
+@pytest.mark.parametrize('fast_for', [None, 'float32'])
+def test_conv2d_of_images_of_any_size(graph, fast_for):
+    x = tf.placeholder(tf.float32, [None, None, None, 3])
+    with ops.fast_convolutions(fast_for):
+        y = ops.conv2d(x, 2)
+    assert run(y, {x: np.zeros([1, 7, 10, 3])}).shape == (1, 4, 5, 2)
+
+
 def test_fast_convolutions_end_with_their_block(graph):
     with pytest.raises(ValueError), ops.fast_convolutions('float32'):
         raise ValueError
