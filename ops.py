@@ -5,17 +5,22 @@ and 2.x, where `tf.contrib` is gone and `tf.compat.v1.layers` raises under Keras
 without a name is numbered within its variable scope: `conv2d`, `conv2d_1`, ...; in a scope that
 is entered again with `reuse` the count begins anew and finds the same variables.
 """
+import collections
 import contextlib
+import itertools
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-# Where, for kernels of 5x5 and stride 2 on a processor, another formulation of the same sum is
-# faster than oneDNN's: up to this side of the larger image. Milliseconds on two AVX-512 cores with
-# bfloat16 units, batch 64, TensorFlow 2.21, oneDNN's first. What isn't here was not faster.
-PATCHES_UP_TO = {
-    ('forward', 'float32'): 8,      # 28.3, 19.2 at 8x8, 256 to 512 channels; at 16x16 13.2, 21.2
-    ('filter', 'bfloat16'): 16,     # 20.7, 9.8 at 8x8; 14.1, 12.5 at 16x16; at 32x32 11.9, 18.3
+# For kernels of 5x5 and stride 2 on a processor: up to this side of the larger image nine matrix
+# products are faster than oneDNN's convolution. Milliseconds on two AVX-512 cores with bfloat16
+# units, batch 64, TensorFlow 2.21, oneDNN's first. What isn't here was not faster.
+PRODUCTS_UP_TO = {
+    ('forward', 'float32'): 8,      # 27.7, 12.9 at 8x8, 256 to 512 channels; at 16x16 13.0, 16.9
+    ('forward', 'bfloat16'): 8,     # 10.1, 7.4; at 16x16 7.6, 9.9
+    ('input', 'float32'): 8,        # 22.1, 15.7; at 16x16 15.0, 19.7; in bfloat16 9.0, 8.8
+    ('filter', 'float32'): 16,      # 20.3, 14.6; at 16x16 18.4, 17.0; at 32x32 18.9, 25.2
+    ('filter', 'bfloat16'): 16,     # 22.7, 7.0; at 16x16 14.0, 9.0; at 32x32 12.1, 16.0
 }
 # The input gradient, which is also the transposed convolution, where the larger image has few
 # channels, by a convolution of stride 1: 8.8, 4.1 in float32, 5.8, 3.1 in bfloat16 at 64x64, 3.
@@ -50,8 +55,7 @@ def conv2d(x, filters, kernel_size=5, strides=2, name=None):
     with tf.variable_scope(name, default_name='conv2d'):
         kernel = _variable('kernel', [kernel_size, kernel_size, _channels(x, 'conv2d'), filters])
         bias = _variable('bias', [filters], tf.zeros_initializer())
-        x = _convolution(x, kernel, strides)
-        return tf.nn.bias_add(x, bias, name='BiasAdd')
+        return _add_bias(_convolution(x, kernel, strides), bias)
 
 
 def conv2d_transpose(x, filters, kernel_size=5, strides=2, activation=None, name=None):
@@ -69,8 +73,8 @@ def conv2d_transpose(x, filters, kernel_size=5, strides=2, activation=None, name
         bias = _variable('bias', [filters], tf.zeros_initializer())
         size = [strides * height, strides * width, filters]
         x = _transposed(x, kernel, tf.stack([tf.shape(x)[0]] + size), strides)
-        x = tf.nn.bias_add(x, bias, name='BiasAdd')
         x.set_shape([None] + size)
+        x = _add_bias(x, bias)
         return activation(x) if activation else x
 
 
@@ -125,38 +129,87 @@ def _transposed(x, kernel, size, strides):
     return transposed(x, kernel)
 
 
+def _add_bias(x, bias):
+    _, height, width, channels = x.shape.as_list()
+    if _fast_for is None or None in (height, width):
+        return tf.nn.bias_add(x, bias, name='BiasAdd')
+
+    # The gradient's sum over [n, h, w, c] is slow for few channels, 3.5 ms for 3 at 64x64; over
+    # whole rows of pixels it takes 0.4.
+    @tf.custom_gradient
+    def add(x, bias):
+        def gradient(dy):
+            rows = tf.raw_ops.BiasAddGrad(out_backprop=tf.reshape(dy, [-1, width * channels]))
+            return dy, tf.reduce_sum(tf.reshape(rows, [width, channels]), 0)
+        return tf.nn.bias_add(x, bias, name='BiasAdd'), gradient
+    return add(x, tf.convert_to_tensor(bias))
+
+
 def _has_formulations(large, kernel, strides):
     """large: shape of the larger image, [n, h, w, c]."""
     _, height, width, _ = large.as_list()
     return (_fast_for is not None and strides == 2 and kernel.shape.as_list()[:2] == [5, 5]
-            and None not in (height, width) and height % 2 == width % 2 == 0)
+            and None not in (height, width) and height % 2 == width % 2 == 0
+            and min(height, width) >= 4)
 
 
 def _forward(x, kernel, strides, precision=None):
-    _, height, width, channels = x.shape.as_list()
-    limit = PATCHES_UP_TO.get(('forward', precision))
-    if limit is None or max(height, width) > limit:
+    if not _by_products('forward', x.shape, precision):
         return tf.nn.conv2d(x, kernel, strides=[1, strides, strides, 1], padding='SAME')
+    _, height, width, channels = x.shape.as_list()
     filters = kernel.shape.as_list()[3]
-    y = tf.matmul(_patches(x), tf.reshape(kernel, [25 * channels, filters]))
-    return tf.reshape(y, [-1, height // 2, width // 2, filters])
+    blocks = _blocks(x)
+    parts = []
+    for v, h in _tiles(height, width):
+        depth = v.size * h.size * channels
+        seen = blocks[:, v.blocks, h.blocks, v.first:, h.first * channels:]
+        y = tf.matmul(tf.reshape(seen, [-1, depth]),
+                      tf.reshape(kernel[v.taps, h.taps], [depth, filters]))
+        y = tf.reshape(y, [-1, height // 2 - sum(v.outside), width // 2 - sum(h.outside), filters])
+        parts.append(tf.pad(y, [[0, 0], v.outside, h.outside, [0, 0]]))
+    return tf.add_n(parts)
 
 
 def _filter_gradient(x, dy, kernel, strides, precision):
-    side = max(x.shape.as_list()[1:3])
-    if side > PATCHES_UP_TO.get(('filter', precision), 0):
+    if not _by_products('filter', x.shape, precision):
         return tf.nn.conv2d_backprop_filter(x, kernel.shape.as_list(), dy,
                                             [1, strides, strides, 1], 'SAME')
-    rows = tf.reshape(dy, [-1, kernel.shape.as_list()[3]])
-    return tf.reshape(tf.matmul(_patches(x), rows, transpose_a=True), kernel.shape)
+    _, height, width, channels = x.shape.as_list()
+    filters = kernel.shape.as_list()[3]
+    blocks = _blocks(x)
+    parts = []
+    for v, h in _tiles(height, width):
+        seen = blocks[:, v.blocks, h.blocks, v.first:, h.first * channels:]
+        part = tf.matmul(tf.reshape(seen, [-1, v.size * h.size * channels]),
+                         tf.reshape(dy[:, v.outputs, h.outputs], [-1, filters]), transpose_a=True)
+        parts.append(tf.reshape(part, [v.size, h.size, channels, filters]))
+    return tf.concat([tf.concat(parts[row:row + 3], 1) for row in (0, 3, 6)], 0)
 
 
 def _input_gradient(dy, kernel, size, strides, precision=None):
-    channels, filters = kernel.shape.as_list()[2:]
-    if precision is None or channels > FEW_CHANNELS:
+    _, height, width, filters = dy.shape.as_list()
+    channels = kernel.shape.as_list()[2]
+    large = tf.TensorShape([None, 2 * height, 2 * width, channels])
+    if precision is not None and channels <= FEW_CHANNELS:
+        return _few_channels_input_gradient(dy, kernel)
+    if not _by_products('input', large, precision):
         return tf.nn.conv2d_backprop_input(size, kernel, dy, [1, strides, strides, 1], 'SAME')
-    # On blocks of 2x2 pixels, taken as channels, the kernel is one of 3x3 and stride 1.
-    _, height, width, _ = dy.shape.as_list()
+    parts = []
+    for v, h in _tiles(2 * height, 2 * width):
+        depth = v.size * h.size * channels
+        dx = tf.matmul(tf.reshape(dy[:, v.outputs, h.outputs], [-1, filters]),
+                       tf.reshape(kernel[v.taps, h.taps], [depth, filters]), transpose_b=True)
+        dx = tf.reshape(dx, [-1, height - sum(v.outside), width - sum(h.outside),
+                             v.size, h.size * channels])
+        parts.append(tf.pad(dx, [[0, 0], v.outside[::-1], h.outside[::-1], [v.first, 0],
+                                 [h.first * channels, 0]]))
+    return tf.depth_to_space(tf.reshape(tf.add_n(parts), [-1, height, width, 4 * channels]), 2)
+
+
+def _few_channels_input_gradient(dy, kernel):
+    """On blocks of 2x2 pixels, taken as channels, the kernel is one of 3x3 and stride 1."""
+    _, height, width, filters = dy.shape.as_list()
+    channels = kernel.shape.as_list()[2]
     blocks = tf.reshape(tf.pad(kernel, [[0, 1], [0, 1], [0, 0], [0, 0]]),
                         [3, 2, 3, 2, channels, filters])
     blocks = tf.reshape(tf.transpose(blocks, [0, 2, 1, 3, 4, 5]), [3, 3, 4 * channels, filters])
@@ -166,21 +219,37 @@ def _input_gradient(dy, kernel, size, strides, precision=None):
     return tf.depth_to_space(x, 2)[:, 1:2 * height + 1, 1:2 * width + 1]
 
 
-def _patches(x):
-    """What each position of a 5x5 kernel of stride 2 sees: [n, h, w, c] to [n·h·w / 4, 25·c].
+def _by_products(pass_, large, precision):
+    limit = PRODUCTS_UP_TO.get((pass_, precision))
+    return limit is not None and max(large.as_list()[1:3]) <= limit
 
-    By way of blocks of 2x2 pixels, of which whole runs can be copied; slices with a stride take
-    five times as long.
+
+# Of one axis of the kernel what falls into one block of 2 pixels. taps: slice of the kernel. size:
+# of it. first: of the block's pixels. outputs, blocks: slices of those where the block lies inside
+# the image. outside: [outputs before, after] where it doesn't.
+Tile = collections.namedtuple('Tile', 'taps size first outputs blocks outside')
+
+
+def _tiles(height, width):
+    """The nine pairs of Tiles of a 5x5 kernel of stride 2 on an image of even sides.
+
+    Output y sees rows 2y - 1 to 2y + 3: the second row of block y - 1 and all of y and y + 1. What
+    lies outside the image is not multiplied, 28 % of the kernel's work at 8x8. And where nine
+    slices do, whole blocks of them, 25 with a stride take far longer.
     """
+    axes = []
+    for side in (height // 2, width // 2):
+        last = side - 1
+        axes.append([Tile(slice(0, 1), 1, 1, slice(1, side), slice(0, last), [1, 0]),
+                     Tile(slice(1, 3), 2, 0, slice(0, side), slice(0, side), [0, 0]),
+                     Tile(slice(3, 5), 2, 0, slice(0, last), slice(1, side), [0, 1])])
+    return itertools.product(*axes)
+
+
+def _blocks(x):
+    """[n, h, w, c] to [n, h / 2, w / 2, 2, 2c]: row and column within a block of 2x2 pixels."""
     _, height, width, channels = x.shape.as_list()
-    blocks = tf.space_to_depth(tf.pad(x, [[0, 0], [1, 3], [1, 3], [0, 0]]), 2)
-    slices = []
-    for i in range(5):
-        for j in range(5):
-            first = (2 * (i % 2) + j % 2) * channels
-            slices.append(blocks[:, i // 2:i // 2 + height // 2, j // 2:j // 2 + width // 2,
-                                 first:first + channels])
-    return tf.reshape(tf.concat(slices, 3), [-1, 25 * channels])
+    return tf.reshape(tf.space_to_depth(x, 2), [-1, height // 2, width // 2, 2, 2 * channels])
 
 
 def batch_norm(x, is_training, decay=0.9, center=True, scale=False, epsilon=0.001,
