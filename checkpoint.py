@@ -17,6 +17,7 @@ import re
 FILE_ENDINGS = re.compile(r'\.(index|meta|json|data-\d{5}-of-\d{5})$')
 STEP = re.compile(r'-(\d+)$')
 FACTS = {'settings', 'data', 'step', 'epoch'}       # what <prefix>.json holds at least
+AVERAGE = '/ExponentialMovingAverage'     # what tf.train.ExponentialMovingAverage adds to a name
 RECORDED = re.compile(r'^(?:all_)?model_checkpoint_paths?: "(?:.*/)?([^"/]+)"$', re.MULTILINE)
 
 
@@ -115,10 +116,11 @@ def settings(prefix):
     return facts
 
 
-def generator_size(prefix):
-    """(image_size, z_dim, width) of the generator in a checkpoint, read off its shapes.
+def generator_facts(prefix):
+    """(image_size, z_dim, width, averaged) of the generator in a checkpoint, read off its shapes.
 
-    So a checkpoint of the original program, which has no settings beside it, serves as well.
+    averaged: whether there is a moving average of its weights too. A checkpoint of the original
+    program, which has no settings beside it, serves as well.
     """
     from models import IMAGE_SIZES
     with _named(prefix):
@@ -131,7 +133,7 @@ def generator_size(prefix):
     if image_size not in IMAGE_SIZES:
         raise CheckpointError(f'{prefix}: its generator draws {image_size}x{image_size}, '
                               f'which is none of {IMAGE_SIZES}')
-    return image_size, z_dim, width
+    return image_size, z_dim, width, 'generator/g/kernel' + AVERAGE in shapes
 
 
 # saving and restoring
@@ -174,16 +176,21 @@ def write_json(path, facts):
     os.replace(path + '.part', path)
 
 
+def by_name(variables, averaged=False):
+    """{name in a checkpoint: variable}, of the averaged weights where asked for."""
+    return {v.op.name + (AVERAGE if averaged else ''): v for v in variables}
+
+
 def restore(session, saver, prefix, variables):
     """Saver's restore; CheckpointError where a file is damaged or of another network.
 
-    variables: those that saver was made for. Their shapes are compared first, since restoring
-    gives a resource variable whatever shape the file has.
+    variables: {name: variable} that saver was made for. Their shapes are compared first, since
+    restoring gives a resource variable whatever shape the file has.
     """
     with _named(prefix):
         shapes = _shapes(prefix)
-        for variable in variables:
-            name, shape = variable.op.name, variable.shape.as_list()
+        for name, variable in variables.items():
+            shape = variable.shape.as_list()
             if shapes.get(name, shape) != shape:
                 raise CheckpointError(f'{prefix}: is of another network ({name} is {shapes[name]} '
                                       f'there, {shape} here)')

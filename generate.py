@@ -16,7 +16,7 @@ import numpy as np
 import checkpoint
 import options
 import pictures
-import session
+import sampler
 
 MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
 
@@ -39,56 +39,43 @@ def generate(args):
     if not args.separate and args.num > MAX_SHEET:
         options.fail(f'--num {args.num}: a sheet holds at most {MAX_SHEET}; add --separate')
     prefix = checkpoint.find(args.ckpt)
-    tf = session.set_up(args.verbose)
-    import models
-    image_size, z_dim, width = checkpoint.generator_size(prefix)
-    print(describe(prefix, image_size))
-
-    with tf.Graph().as_default() as graph:
-        noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
-        g = models.generator(noise, is_training=False, image_size=image_size, width=width)
-        variables = tf.global_variables()
-        saver = tf.train.Saver(variables)
-    with tf.Session(graph=graph) as sess:
-        checkpoint.restore(sess, saver, prefix, variables)
+    with sampler.Sampler(prefix, args.raw, args.verbose) as generator:
+        print(describe(generator))
         if args.save_generator:
-            checkpoint.save_generator(sess, saver, args.save_generator, prefix)
+            checkpoint.save_generator(generator.sess, generator.saver, args.save_generator, prefix)
         os.makedirs(args.out, exist_ok=True)
-        batches = draw(sess, g, noise, args, z_dim)
+        images = draw(generator, args)
         if args.separate:
             digits = max(4, len(str(args.num - 1)))
-            for number, image in enumerate(itertools.chain.from_iterable(batches)):
+            for number, image in enumerate(itertools.chain.from_iterable(images)):
                 name = f'face_seed{args.seed}_{number:0{digits}d}.png'
                 pictures.write(os.path.join(args.out, name), image)
             print(f'{args.num:,} images in {args.out}')
         else:
             path = os.path.join(args.out, f'faces_seed{args.seed}.png')
-            pictures.write(path, pictures.sheet(np.concatenate(list(batches))))
+            pictures.write(path, pictures.sheet(np.concatenate(list(images))))
             print(path)
     return 0
 
 
-def draw(sess, g, noise, args, z_dim):
-    """Yields the images in batches, uint8 [n, h, w, 3].
-
-    One stream of noise is cut into batches, so an image does not depend on their size.
-    """
-    rng = np.random.RandomState(args.seed)
+def draw(generator, args):
+    """Yields the images in batches, uint8 [n, h, w, 3]."""
     with options.Progress(args.num, 'images') as progress:
-        for start in range(0, args.num, args.batch_size):
-            count = min(args.batch_size, args.num - start)
-            z = rng.uniform(-1, 1, (count, z_dim))
-            yield pictures.to_uint8(sess.run(g, {noise: z}))
-            progress.update(count)
+        for images in generator.draw_many(args.seed, args.num, args.batch_size):
+            yield images
+            progress.update(len(images))
 
 
-def describe(prefix, image_size):
+def describe(generator):
     """What was loaded and what it was trained on, in a line."""
-    facts = checkpoint.settings(prefix)
+    facts = checkpoint.settings(generator.prefix)
+    what = f'{generator.prefix}: {generator.image_size}x{generator.image_size}'
+    if generator.averaged:
+        what += ', averaged weights'
     if not facts:
-        return f'{prefix}: {image_size}x{image_size}, no settings beside it'
+        return f'{what}, no settings beside it'
     data = facts['data']
-    return (f'{prefix}: {image_size}x{image_size}, trained on {data["photographs"]:,} photographs '
+    return (f'{what}, trained on {data["photographs"]:,} photographs '
             f'of {data["dataset"]} for {facts["step"]:,} steps ({facts["epoch"]:.1f} epochs)')
 
 
@@ -108,6 +95,9 @@ def parse(argv):
                         help='one PNG a face instead of a sheet')
     parser.add_argument('--batch-size', type=options.whole(1), default=64, metavar='N',
                         help='faces drawn at once (%(default)s)')
+    parser.add_argument('--raw', action='store_true',
+                        help="the weights themselves where the checkpoint holds their moving "
+                             'average too')
     parser.add_argument('--save-generator', metavar='PREFIX',
                         help='also write the generator alone as a checkpoint, to pass on: a '
                              'sixth of the size')

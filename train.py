@@ -179,7 +179,7 @@ def train(args):
               fast_for=precision if session.has_onednn() and not args.plain_convolutions else None)
     with p.graph.as_default():
         saver = tf.train.Saver(max_to_keep=args.max_to_keep)
-        variables = tf.global_variables()
+        variables = checkpoint.by_name(tf.global_variables())
         initializer = tf.global_variables_initializer()
     sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
 

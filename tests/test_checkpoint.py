@@ -82,15 +82,16 @@ def test_what_is_not_there_is_named(tmp_path):
 
 
 def test_sizes_are_read_off_the_original_checkpoint():
-    assert checkpoint.generator_size(TINY) == (64, 100, 2)
+    assert checkpoint.generator_facts(TINY) == (64, 100, 2, False)
     assert checkpoint.settings(TINY) == {}
 
 
 def restore_generator(prefix):
-    image_size, z_dim, width = checkpoint.generator_size(prefix)
+    image_size, z_dim, width, _ = checkpoint.generator_facts(prefix)
     with tf.Graph().as_default(), tf.Session() as sess:
         g = models.generator(tf.zeros([1, z_dim]), False, image_size, width)
-        checkpoint.restore(sess, tf.train.Saver(), prefix, tf.global_variables())
+        checkpoint.restore(sess, tf.train.Saver(), prefix,
+                           checkpoint.by_name(tf.global_variables()))
         return sess.run(g)
 
 
@@ -128,11 +129,11 @@ def write(prefix, **variables):
 def test_a_foreign_checkpoint_is_named(tmp_path):
     foreign = write(str(tmp_path / 'resnet'), conv1=[3, 3])
     with pytest.raises(checkpoint.CheckpointError, match='resnet: holds no generator'):
-        checkpoint.generator_size(foreign)
+        checkpoint.generator_facts(foreign)
     other_size = write(str(tmp_path / 'big'), generator__dense__kernel=[100, 16 * 16 * 512],
                        generator__g__kernel=[5, 5, 3, 64])
     with pytest.raises(checkpoint.CheckpointError, match='big: its generator draws 256x256, which'):
-        checkpoint.generator_size(other_size)
+        checkpoint.generator_facts(other_size)
     in_part = write(str(tmp_path / 'part'), generator__dense__kernel=[100, 4 * 4 * 16],
                     generator__g__kernel=[5, 5, 3, 2])
     with pytest.raises(checkpoint.CheckpointError, match='part: is of another network'):
@@ -145,7 +146,8 @@ def test_shapes_are_compared_before_they_are_restored(tmp_path):
         tf.get_variable('v', [3, 2], use_resource=True)
         with pytest.raises(checkpoint.CheckpointError,
                            match=r'dcgan: is of another network \(v is \[2, 3\] there, \[3, 2\]'):
-            checkpoint.restore(sess, tf.train.Saver(), prefix, tf.global_variables())
+            checkpoint.restore(sess, tf.train.Saver(), prefix,
+                           checkpoint.by_name(tf.global_variables()))
 
 
 @pytest.mark.parametrize('content', ['{"a": 1}', '[]', '{"settings": 3, "data": {}, "step": 1, '

@@ -41,7 +41,7 @@ def read_here(prefix, width):
     """The outputs of this program's graph, every variable restored from prefix."""
     p = train.build(width=width)
     with p.graph.as_default():
-        saver, variables = tf.train.Saver(), tf.global_variables()
+        saver, variables = tf.train.Saver(), checkpoint.by_name(tf.global_variables())
     with tf.Session(graph=p.graph) as sess:
         checkpoint.restore(sess, saver, prefix, variables)
         return outputs(p, sess, width)
