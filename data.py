@@ -356,6 +356,6 @@ def scaled(images):
     return (images.astype(np.float32) / 255 - 0.5) * 2
 
 
-def noise(seed, step, batch_size, z_dim):
+def noise(seed, step, batch_size, z_dim, stream='noise'):
     """The noise of a step: uniform(-1, 1), float32 [batch_size, z_dim]."""
-    return rng(seed, step, 'noise').uniform(-1, 1, (batch_size, z_dim)).astype(np.float32)
+    return rng(seed, step, stream).uniform(-1, 1, (batch_size, z_dim)).astype(np.float32)

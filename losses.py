@@ -1,10 +1,13 @@
-"""The two losses of the original: sigmoid cross entropy, G's in its non-saturating form."""
+"""The original's losses: sigmoid cross entropy, G's in its non-saturating form. And a penalty."""
 import tensorflow.compat.v1 as tf
 
 
-def loss_d(d_real_logits, d_fake_logits):
-    """Photographs against 1 plus drawings against 0; logits [n, 1], the sum of two means."""
-    return _cross_entropy(d_real_logits, 1) + _cross_entropy(d_fake_logits, 0)
+def loss_d(d_real_logits, d_fake_logits, smooth=0):
+    """Photographs against 1 - smooth plus drawings against 0; logits [n, 1], the sum of two means.
+
+    Smoothing is one-sided (Salimans et al. 2016, section 3.4).
+    """
+    return _cross_entropy(d_real_logits, 1 - smooth) + _cross_entropy(d_fake_logits, 0)
 
 
 def loss_g(d_fake_logits):
@@ -12,6 +15,12 @@ def loss_g(d_fake_logits):
     return _cross_entropy(d_fake_logits, 1)
 
 
+def r1(d_real_logits, images):
+    """‖∂D/∂x‖² / 2 on photographs [n, h, w, c], a mean (Mescheder et al. 2018, eq. 9)."""
+    gradient, = tf.gradients(d_real_logits, images)
+    return tf.reduce_mean(tf.reduce_sum(tf.square(gradient), [1, 2, 3])) / 2
+
+
 def _cross_entropy(logits, label):
-    labels = tf.ones_like(logits) if label else tf.zeros_like(logits)
+    labels = tf.zeros_like(logits) + label
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(logits=logits, labels=labels))

@@ -94,6 +94,32 @@ def fast_convolutions(precision):
         _fast_for = before
 
 
+def spectral_norm(getter, name, **options):
+    """A custom_getter that divides kernels by their largest singular value (Miyato et al. 2018).
+
+    It is estimated by one power iteration for each update of the weights, from a variable `u` kept
+    beside the kernel: the first use of a kernel in a graph iterates, by an op in UPDATE_OPS, and
+    its later uses take what that one found.
+    """
+    kernel = getter(name, **options)
+    if not name.endswith('/kernel'):
+        return kernel
+    matrix = tf.reshape(kernel, [-1, kernel.shape.as_list()[-1]])
+    found = tf.get_collection('spectral_norm/' + name)
+    if not found:
+        u = getter(name[:-len('kernel')] + 'u', **dict(
+            options, shape=[1, kernel.shape.as_list()[-1]], trainable=False, collections=None,
+            initializer=tf.random_normal_initializer()))
+        left = tf.nn.l2_normalize(tf.matmul(u.read_value(), matrix, transpose_b=True))
+        right = tf.nn.l2_normalize(tf.matmul(left, matrix))
+        found = [tf.stop_gradient(left), tf.stop_gradient(right)]
+        for vector in found:
+            tf.add_to_collection('spectral_norm/' + name, vector)
+        tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, u.assign(right, read_value=False))
+    left, right = found
+    return kernel / tf.matmul(tf.matmul(left, matrix), right, transpose_b=True)
+
+
 def _convolution(x, kernel, strides):
     kernel = tf.convert_to_tensor(kernel)
     if not _has_formulations(x.shape, kernel, strides):

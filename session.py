@@ -11,9 +11,15 @@ import sys
 import tempfile
 import warnings
 
-BFLOAT16_REWRITER = 'auto_mixed_precision_onednn_bfloat16'     # of RewriterConfig, in TensorFlow 2
+REWRITERS = {                                                  # of RewriterConfig
+    'bfloat16': 'auto_mixed_precision_onednn_bfloat16',        # in TensorFlow 2, on a processor
+    'float16': 'auto_mixed_precision'}                         # on a GPU with tensor cores
+# What losses are multiplied with for the gradients, so that float16 does not lose the small ones; a
+# power of 2, exact in binary. bfloat16 has float32's range.
+LOSS_SCALES = {'float32': 1, 'bfloat16': 1, 'float16': 1024}
 REWRITER_ON = 1                                                # RewriterConfig.ON
 BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}                   # as /proc/cpuinfo names them
+TENSOR_CORES = (7, 0)                                          # from this compute capability on
 
 
 def set_up(verbose=False):
@@ -43,22 +49,25 @@ def choose_precision(asked):
     """(precision, why) for `float32`, `bfloat16` or `auto`.
 
     auto takes bfloat16 where the processor multiplies matrices in it; elsewhere it is slower than
-    float32. Raises ValueError where bfloat16 is asked of a TensorFlow that lacks it.
+    float32. On a GPU it takes float16 where that has tensor cores. Raises ValueError where
+    bfloat16 is asked of a TensorFlow or a device that lacks it.
     """
     import tensorflow.compat.v1 as tf
-    units = sorted(BFLOAT16_UNITS & _processor_flags())
-    if not hasattr(tf.ConfigProto().graph_options.rewrite_options, BFLOAT16_REWRITER):
-        able, why = False, f'TensorFlow {tf.__version__} has no bfloat16 for the processor'
-    elif tf.test.is_gpu_available():
-        able, why = False, 'on a GPU only float32 is offered'
+    able = False
+    if tf.test.is_gpu_available():
+        cores = tf.test.is_gpu_available(min_cuda_compute_capability=TENSOR_CORES)
+        found = 'float16' if cores else 'float32'
+        why = f'the GPU has {"" if cores else "no "}tensor cores'
+    elif not hasattr(tf.ConfigProto().graph_options.rewrite_options, REWRITERS['bfloat16']):
+        found, why = 'float32', f'TensorFlow {tf.__version__} has no bfloat16 for the processor'
     else:
-        able, why = True, ('the processor has ' + ', '.join(units) if units else
-                           'the processor has none of ' + ', '.join(sorted(BFLOAT16_UNITS)))
+        units = sorted(BFLOAT16_UNITS & _processor_flags())
+        able, found = True, 'bfloat16' if units else 'float32'
+        why = ('the processor has ' + ', '.join(units) if units else
+               'the processor has none of ' + ', '.join(sorted(BFLOAT16_UNITS)))
     if asked == 'bfloat16' and not able:
         raise ValueError(why)
-    if asked == 'auto':
-        return ('bfloat16' if able and units else 'float32'), why
-    return asked, 'as asked'
+    return (found, why) if asked == 'auto' else (asked, 'as asked')
 
 
 def has_onednn():
@@ -78,15 +87,15 @@ def _processor_flags():
 
 
 def open_session(graph, precision='float32'):
-    """A tf.Session. In bfloat16 TensorFlow's graph rewriter casts what multiplies matrices.
+    """A tf.Session. But for float32 TensorFlow's graph rewriter casts what multiplies matrices.
 
     Variables, batch norm's statistics and Adam stay float32. A GPU's memory is taken as needed.
     """
     import tensorflow.compat.v1 as tf
     config = tf.ConfigProto()
     config.gpu_options.allow_growth = True
-    if precision == 'bfloat16':
-        setattr(config.graph_options.rewrite_options, BFLOAT16_REWRITER, REWRITER_ON)
+    if precision in REWRITERS:
+        setattr(config.graph_options.rewrite_options, REWRITERS[precision], REWRITER_ON)
     return tf.Session(graph=graph, config=config)
 
 

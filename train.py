@@ -11,7 +11,6 @@ Checkpoints go to model/, sheets of samples, losses and TensorBoard's events to
 samples/dcgan_<dataset>/. Ctrl-C saves and ends.
 """
 import argparse
-import collections
 import concurrent.futures
 import contextlib
 import csv
@@ -38,85 +37,17 @@ import session
 # What makes a run what it is: saved with each checkpoint, and the same on --resume.
 DEFAULTS = {
     'dataset': 'lfw', 'image_size': 64, 'crop': None, 'augment': [], 'batch_size': 64,
-    'z_dim': 100, 'lr': 0.0002, 'beta1': 0.5, 'g_steps': 1, 'fused_step': False,
-    'precision': 'float32', 'seed': 0}
+    'z_dim': 100, 'lr': 0.0002, 'lr_d': None, 'beta1': 0.5, 'init': 'glorot', 'g_steps': 1,
+    'average': 0.0, 'smooth': 0.0, 'instance_noise': 0.0, 'spectral_norm': False, 'r1': 0.0,
+    'fused_step': False, 'precision': 'float32', 'seed': 0}
+OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'smooth',
+            'instance_noise', 'spectral_norm', 'r1', 'seed')       # what graph.build is given
+REFITS = 40             # batches of noise that averaged weights' batch statistics are fitted to
 SHEET = 64              # images on a sheet of samples
 GIF_FRAMES = 100        # at most
 EPOCHS = 20
 LFW_COUNT = 13233
 COLUMNS = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv
-
-Graph = collections.namedtuple('Graph', [
-    'graph', 'X', 'noise', 'is_training', 'g', 'd_real', 'd_real_logits', 'd_fake',
-    'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g',
-    'samples'])
-
-
-def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fused_g_steps=0,
-          fast_for=None):
-    """The original's graph, in a tf.Graph of its own: placeholders, networks, losses, optimizers.
-
-    Both optimizers wait for all update ops, so a run of either moves the moving averages of both
-    networks: per step G's twice and D's, which has two towers, four times.
-
-    With fused_g_steps a run of optimizer_g is a whole step instead: D's update, then that many of
-    G's, each through the D just updated, the first on the very images that D has seen. Gradients
-    are those of the separate runs. What is saved is G's first forward pass and the photographs'
-    pass through D in G's runs, so fewer updates reach the moving averages: G's move once for each
-    of its forward passes, D's see the photographs once. Neither counts in training. Its networks
-    are built for training alone, whatever is_training is fed.
-
-    samples is what G draws in use, with is_training fed False.
-
-    fast_for: see ops.fast_convolutions.
-    """
-    import tensorflow.compat.v1 as tf
-
-    import losses
-    import models
-    import ops
-
-    graph = tf.Graph()
-    with graph.as_default(), ops.fast_convolutions(fast_for):
-        tf.set_random_seed(seed)
-        X = tf.placeholder(tf.float32, [None, image_size, image_size, 3], name='X')
-        noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
-        is_training = tf.placeholder(tf.bool, [], name='is_training')
-
-        # Without a tf.cond at each batch norm a fused step takes 2 % less time.
-        training = True if fused_g_steps else is_training
-        g = samples = models.generator(noise, training, image_size, width)
-        d_real, d_real_logits = models.discriminator(X, training, width=width)
-        d_fake, d_fake_logits = models.discriminator(g, training, reuse=True, width=width)
-
-        loss_d = losses.loss_d(d_real_logits, d_fake_logits)
-        loss_g = losses.loss_g(d_fake_logits)
-
-        vars_d = tf.trainable_variables('discriminator/')
-        vars_g = tf.trainable_variables('generator/')
-        adam_d, adam_g = tf.train.AdamOptimizer(lr, beta1), tf.train.AdamOptimizer(lr, beta1)
-        with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
-            optimizer_d = adam_d.minimize(loss_d, var_list=vars_d)
-            if not fused_g_steps:
-                optimizer_g = adam_g.minimize(loss_g, var_list=vars_g)
-
-        images, optimizer_g = g, optimizer_g if not fused_g_steps else optimizer_d
-        for number in range(fused_g_steps):
-            # Within the dependency all variables are read anew, after the update.
-            with tf.control_dependencies([optimizer_g]):
-                done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
-                with tf.variable_scope(tf.get_variable_scope(), reuse=True):
-                    if number:
-                        images = models.generator(noise, training, image_size, width)
-                    _, logits = models.discriminator(images, training, width=width)
-                loss_g = losses.loss_g(logits)
-                with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:]):
-                    optimizer_g = adam_g.minimize(loss_g, var_list=vars_g)
-        if fused_g_steps:
-            with tf.variable_scope(tf.get_variable_scope(), reuse=True):
-                samples = models.generator(noise, False, image_size, width)
-    return Graph(graph, X, noise, is_training, g, d_real, d_real_logits, d_fake, d_fake_logits,
-                 loss_d, loss_g, vars_d, vars_g, optimizer_d, optimizer_g, samples)
 
 
 def main(argv=None):
@@ -174,9 +105,11 @@ def train(args):
     except ValueError as error:
         options.fail(f'--precision {settings["precision"]}: {error}')
     print(f'{"computes in":12} {precision}: {why}', flush=True)
-    p = build(image_size, z_dim, settings['lr'], settings['beta1'], seed,
-              fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
-              fast_for=precision if session.has_onednn() and not args.plain_convolutions else None)
+    import graph
+    p = graph.build(
+        fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
+        fast_for=precision if session.has_onednn() and not args.plain_convolutions else None,
+        loss_scale=session.LOSS_SCALES[precision], **{key: settings[key] for key in OF_GRAPH})
     with p.graph.as_default():
         saver = tf.train.Saver(max_to_keep=args.max_to_keep)
         variables = checkpoint.by_name(tf.global_variables())
@@ -186,8 +119,11 @@ def train(args):
     def feed_of(step):
         batch = data.batch(images, batch_size, seed, step)
         batch = augment.apply(settings['augment'], batch, data.rng(seed, step, 'augment'))
-        return {p.X: data.scaled(batch), p.is_training: True,
+        feed = {p.X: data.scaled(batch), p.is_training: True,
                 p.noise: data.noise(seed, step, batch_size, z_dim)}
+        if p.step is not None:
+            feed[p.step] = step
+        return feed
 
     with session.open_session(p.graph, precision) as sess, stop_signals() as stop, \
             concurrent.futures.ThreadPoolExecutor(1) as ahead, contextlib.closing(
@@ -198,6 +134,12 @@ def train(args):
                                             checkpoint.of_run(args.model_dir, name)])
         else:
             sess.run(initializer)
+
+        def draw(noise):
+            """Images of noise [n, z_dim] as G draws them in use, float [n, h, w, 3]."""
+            for number in range(REFITS if p.refit else 0):
+                sess.run(p.refit, {p.noise: data.noise(seed, number, batch_size, z_dim, 'refit')})
+            return sess.run(p.samples, {p.noise: noise, p.is_training: False})
 
         def save():
             return checkpoint.save(sess, saver, args.model_dir, name, step, {
@@ -227,7 +169,7 @@ def train(args):
             if step % args.log_every == 0 or step == last_step:
                 log.losses(step, loss_d, loss_g, d_real.mean(), d_fake.mean())
             if step % args.sample_every == 0 or step == last_step:
-                log.sheet(step, sess.run(p.samples, {p.noise: sheet_noise, p.is_training: False}))
+                log.sheet(step, draw(sheet_noise))
             if step % args.save_every == 0 and step < last_step and not stop:
                 save()
 
@@ -456,10 +398,24 @@ def parse(argv):
     group.add_argument('--z-dim', type=options.whole(1), metavar='N',
                        help='numbers of noise an image (100)')
     group.add_argument('--lr', type=options.real(0, 1), metavar='X',
-                       help="Adam's learning rate, of both networks (0.0002)")
+                       help="Adam's learning rate (0.0002)")
+    group.add_argument('--lr-d', type=options.real(0, 1), metavar='X',
+                       help="D's learning rate where it is another one (as --lr)")
     group.add_argument('--beta1', type=options.real(0, 1), metavar='X', help="Adam's beta1 (0.5)")
     group.add_argument('--g-steps', type=options.whole(1), metavar='N',
                        help="runs of G's optimizer a step, on the same noise (1)")
+    group.add_argument('--init', choices=['glorot', 'normal'],
+                       help='initial kernels: glorot_uniform, or normal of deviation 0.02 (glorot)')
+    group.add_argument('--average', type=options.real(0, 1), metavar='DECAY',
+                       help="also keep a moving average of G's weights, and draw with it (0: none)")
+    group.add_argument('--smooth', type=options.real(0, 1), metavar='X',
+                       help='D is to say 1 - X to photographs: one-sided label smoothing (0)')
+    group.add_argument('--instance-noise', type=options.real(0, 10), metavar='X',
+                       help='deviation of noise on all that D sees, halved every 1,000 steps (0)')
+    group.add_argument('--spectral-norm', action='store_true', default=None,
+                       help="divide D's kernels by their largest singular value")
+    group.add_argument('--r1', type=options.real(0, 1e6), metavar='GAMMA',
+                       help="weight of the penalty on D's gradient at photographs (0)")
     group.add_argument('--fused-step', action='store_true', default=None,
                        help="D's and G's update in one run: the same gradients, less work")
     group.add_argument('--precision', choices=['float32', 'bfloat16', 'auto'],

@@ -41,8 +41,8 @@ def dcgan(precision, fused, fast):
 
     import session
     tf = session.set_up()
-    import train
-    p = train.build(fused_g_steps=int(fused), fast_for=precision if fast else None)
+    import graph
+    p = graph.build(fused_g_steps=int(fused), fast_for=precision if fast else None)
     with p.graph.as_default():
         initializer = tf.global_variables_initializer()
     sess = session.open_session(p.graph, precision)

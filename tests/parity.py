@@ -21,8 +21,8 @@ if __name__ == '__main__':
 import tensorflow.compat.v1 as tf  # noqa: E402
 
 import formula  # noqa: E402  needs the path above
+import graph  # noqa: E402
 import recording  # noqa: E402
-import train  # noqa: E402
 
 SEEDS = {2: formula.TINY, 64: formula.WIDE}
 NAMES = {2: 'tiny', 64: 'wide'}
@@ -34,8 +34,8 @@ def load_json(name):
 
 
 def record(width, **options):
-    """All recorded arrays of the project's own graph; options go to train.build."""
-    p = train.build(width=width, **options)
+    """All recorded arrays of the project's own graph; options go to graph.build."""
+    p = graph.build(width=width, **options)
     with p.graph.as_default():
         gradients = {'grads_d': tf.gradients(p.loss_d, p.vars_d),
                      'grads_g': tf.gradients(p.loss_g, p.vars_g)}

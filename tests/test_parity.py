@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import graph
 import models
 import ops
 import parity
 import recording
-import train
 
 OLD = tf.__version__.startswith('1.')
 
 
 @pytest.mark.parametrize('size', [64, 128])
 def test_the_99_variables(size):
-    p = train.build(image_size=size)
+    p = graph.build(image_size=size)
     with p.graph.as_default():
         variables = tf.global_variables()
         collections = {key: {v.name for v in tf.get_collection(key)}
@@ -33,7 +33,7 @@ def test_the_99_variables(size):
 
 
 def test_names_that_a_user_of_the_original_may_ask_for():
-    p = train.build()
+    p = graph.build()
     golden = parity.load_json('graph.json')
     for field, name in golden['tensors'].items():
         assert getattr(p, field).name == name
@@ -152,7 +152,7 @@ def test_a_mistake_is_felt(monkeypatch, name, factor, options, make):
 def test_a_fused_step_is_the_separate_runs(g_steps, seed):
     states = []
     for fused in (False, True):
-        p = train.build(image_size=32, width=8, fused_g_steps=g_steps if fused else 0)
+        p = graph.build(image_size=32, width=8, fused_g_steps=g_steps if fused else 0)
         feed = recording.feed(p, seed, True, size=32)
         with tf.Session(graph=p.graph) as sess:
             variables = recording.start(tf, p, sess)
@@ -177,7 +177,7 @@ def test_a_fused_step_is_the_separate_runs(g_steps, seed):
 
 
 def test_a_batch_of_any_size_at_every_run():
-    p = train.build(image_size=32, width=2)
+    p = graph.build(image_size=32, width=2)
     with p.graph.as_default():
         initializer = tf.global_variables_initializer()
     with tf.Session(graph=p.graph) as sess:

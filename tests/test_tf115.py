@@ -13,9 +13,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import checkpoint
+import graph
 import parity
 import recording
-import train
 
 TF115_PYTHON = (sys.executable if tf.__version__.startswith('1.15.') else
                 os.environ.get('TF115_PYTHON'))
@@ -24,7 +24,7 @@ needs_tf115 = pytest.mark.skipif(not TF115_PYTHON, reason='TF115_PYTHON is not s
 
 def write_here(folder, width):
     """Three steps of this program, then its checkpoint; returns (prefix, outputs)."""
-    p = train.build(width=width)
+    p = graph.build(width=width)
     with p.graph.as_default():
         saver = tf.train.Saver()
     with tf.Session(graph=p.graph) as sess:
@@ -39,7 +39,7 @@ def write_here(folder, width):
 
 def read_here(prefix, width):
     """The outputs of this program's graph, every variable restored from prefix."""
-    p = train.build(width=width)
+    p = graph.build(width=width)
     with p.graph.as_default():
         saver, variables = tf.train.Saver(), checkpoint.by_name(tf.global_variables())
     with tf.Session(graph=p.graph) as sess:

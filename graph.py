@@ -1,0 +1,147 @@
+"""The training graph: placeholders, the two networks, their losses and optimizers.
+
+By default it is the original's, name for name. Everything else is an option that adds to it.
+"""
+import collections
+
+import tensorflow.compat.v1 as tf
+
+import losses
+import models
+import ops
+
+Graph = collections.namedtuple('Graph', [
+    'graph', 'X', 'noise', 'is_training', 'step', 'g', 'd_real', 'd_real_logits', 'd_fake',
+    'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g',
+    'samples', 'refit'])
+
+INITIALIZERS = {
+    'glorot': None,                                         # get_variable's own, as tf.layers
+    'normal': tf.random_normal_initializer(stddev=0.02)}    # Radford et al. 2016, section 4
+NOISE_HALVED = 1000        # steps after which the standard deviation of instance noise is halved
+
+
+def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fused_g_steps=0,
+          fast_for=None, loss_scale=1, lr_d=None, init='glorot', average=0.0, smooth=0.0,
+          instance_noise=0.0, spectral_norm=False, r1=0.0):
+    """Builds it in a tf.Graph of its own and returns a Graph.
+
+    Both optimizers wait for all update ops, so a run of either moves the moving averages of both
+    networks: per step G's twice and D's, which has two towers, four times.
+
+    With fused_g_steps a run of optimizer_g is a whole step instead: D's update, then that many of
+    G's, each through the D just updated, the first on the very images that D has seen. Gradients
+    are those of the separate runs. What is saved is G's first forward pass and the photographs'
+    pass through D in G's runs, so fewer updates reach the moving averages: G's move once for each
+    of its forward passes, D's see the photographs once. Neither counts in training. Its networks
+    are built for training alone, whatever is_training is fed.
+
+    samples is what G draws in use, with is_training fed False. With average it is what the moving
+    average of G's weights draws; refit is then an op that moves the batch statistics kept beside
+    them towards those of a batch of noise (otherwise None). step is fed the number of steps done
+    where average or instance_noise asks for it (otherwise None).
+
+    fast_for: see ops.fast_convolutions. loss_scale: factor of the losses while gradients are
+    computed, for float16. The others are train.py's options of these names.
+    """
+    graph = tf.Graph()
+    with graph.as_default(), ops.fast_convolutions(fast_for), _scope(
+            initializer=INITIALIZERS[init]):
+        tf.set_random_seed(seed)
+        X = tf.placeholder(tf.float32, [None, image_size, image_size, 3], name='X')
+        noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
+        is_training = tf.placeholder(tf.bool, [], name='is_training')
+        step = tf.placeholder(tf.int32, [], name='step') if average or instance_noise else None
+
+        # Without a tf.cond at each batch norm a fused step takes 2 % less time.
+        training = True if fused_g_steps else is_training
+
+        def discriminator(images, stream, reuse=None):
+            if instance_noise:
+                images = _noisy(images, instance_noise, step, [seed, stream])
+            with _scope(custom_getter=ops.spectral_norm if spectral_norm else None):
+                return models.discriminator(images, training, reuse, width)
+
+        g = samples = models.generator(noise, training, image_size, width)
+        d_real, d_real_logits = discriminator(X, 0)
+        d_fake, d_fake_logits = discriminator(g, 1, reuse=True)
+
+        loss_d = losses.loss_d(d_real_logits, d_fake_logits, smooth)
+        loss_g = losses.loss_g(d_fake_logits)
+        objective_d = loss_d + r1 * losses.r1(d_real_logits, X) if r1 else loss_d
+
+        vars_d = tf.trainable_variables('discriminator/')
+        vars_g = tf.trainable_variables('generator/')
+        adam_d = tf.train.AdamOptimizer(lr if lr_d is None else lr_d, beta1)
+        adam_g = tf.train.AdamOptimizer(lr, beta1)
+        with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+            optimizer_d = _minimize(adam_d, objective_d, vars_d, loss_scale)
+            if not fused_g_steps:
+                optimizer_g = _minimize(adam_g, loss_g, vars_g, loss_scale)
+
+        images, optimizer_g = g, optimizer_g if not fused_g_steps else optimizer_d
+        for number in range(fused_g_steps):
+            # Within the dependency all variables are read anew, after the update.
+            with tf.control_dependencies([optimizer_g]):
+                done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
+                with _scope(reuse=True):
+                    if number:
+                        images = models.generator(noise, training, image_size, width)
+                    _, logits = discriminator(images, 1, reuse=True)
+                loss_g = losses.loss_g(logits)
+                with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:]):
+                    optimizer_g = _minimize(adam_g, loss_g, vars_g, loss_scale)
+
+        refit = None
+        if average:
+            optimizer_g, averages = _averaged(optimizer_g, average, step, vars_g)
+            done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
+            with _scope(reuse=True, custom_getter=lambda getter, name, **_: averages[name]):
+                models.generator(noise, True, image_size, width)
+                samples = models.generator(noise, False, image_size, width)
+            refit = tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:])
+        elif fused_g_steps:
+            with _scope(reuse=True):
+                samples = models.generator(noise, False, image_size, width)
+    return Graph(graph, X, noise, is_training, step, g, d_real, d_real_logits, d_fake,
+                 d_fake_logits, loss_d, loss_g, vars_d, vars_g, optimizer_d, optimizer_g, samples,
+                 refit)
+
+
+def _scope(**options):
+    """The current variable scope with other options for what is built within."""
+    return tf.variable_scope(tf.get_variable_scope(), **options)
+
+
+def _minimize(adam, loss, variables, loss_scale):
+    if loss_scale == 1:
+        return adam.minimize(loss, var_list=variables)
+    gradients = adam.compute_gradients(loss * loss_scale, variables)
+    return adam.apply_gradients([(gradient / loss_scale, v) for gradient, v in gradients])
+
+
+def _noisy(images, stddev, step, seed):
+    """Instance noise (Sønderby et al. 2017, section 2.3), a function of (seed, step) alone."""
+    stddev *= 0.5 ** (tf.cast(step, tf.float32) / NOISE_HALVED)
+    seed = tf.stack([seed[0], 2 * step + seed[1]])
+    return images + stddev * tf.random.stateless_normal(tf.shape(images), seed)
+
+
+def _averaged(optimizer_g, decay, step, vars_g):
+    """(optimizer_g with the update of the average after it, {name of a variable: its average}).
+
+    The decay is min(decay, (1 + step) / (10 + step)), as tf.train.ExponentialMovingAverage has it.
+    Batch statistics are not averaged: those of averaged weights are others (see refit). They are
+    kept under the names that restore them with the weights all the same.
+    """
+    average = tf.train.ExponentialMovingAverage(decay, step)
+    with tf.control_dependencies([optimizer_g]):
+        optimizer_g = average.apply(vars_g)
+    averages = {v.op.name: average.average(v) for v in vars_g}
+    for v in tf.global_variables('generator/'):
+        if v.op.name.endswith(('/moving_mean', '/moving_variance')):
+            start = tf.ones_initializer() if 'variance' in v.op.name else tf.zeros_initializer()
+            averages[v.op.name] = tf.get_variable(
+                average.average_name(v), v.shape, initializer=start, trainable=False,
+                use_resource=True)
+    return optimizer_g, averages
