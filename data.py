@@ -3,7 +3,8 @@
 A data set is `lfw`, `celeba`, `toy` (drawn here, nothing to download) or any folder of images.
 Each photograph becomes the square in its middle, scaled with Pillow's BILINEAR (which averages
 over the source pixels, so nothing is skipped in scaling down). The array is kept under
-`<data-dir>/cache/` by the list of files, and memory-mapped: memory does not grow with the set.
+`<data-dir>/cache/` by the list of files, and read batch by batch: memory does not grow with the
+set.
 """
 import collections
 import concurrent.futures
@@ -48,9 +49,27 @@ class DataError(ValueError):
 # identity: what the cache depends on. crop: source pixels if none are asked for.
 Source = collections.namedtuple('Source', 'dataset name folder names read identity crop')
 
-# images: uint8 [n, s, s, 3], memory-mapped. names: the n names. broken: [(name, reason)].
+# images: Images. names: the n names. broken: [(name, reason)].
 # crc32: of the array's bytes. path: the array's file.
 Photographs = collections.namedtuple('Photographs', 'images names broken crc32 path')
+
+
+class Images:
+    """An array on disk, uint8 [n, s, s, 3]: images[rows] reads these rows into memory.
+
+    The file is mapped anew at each access. Through a mapping that lives, all rows that were ever
+    read count as the program's memory: after an epoch the whole set.
+    """
+
+    def __init__(self, path, shape):
+        self.shape = tuple(shape)
+        self.file = open(path, 'rb')      # noqa: SIM115, read from as long as the array lives
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        return np.array(np.memmap(self.file, np.uint8, 'r', shape=self.shape)[rows])
 
 
 # finding the photographs
@@ -228,8 +247,8 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
     if len(facts['names']) < at_least:
         raise DataError(f'{source.folder}: {len(facts["names"]):,} photographs are too few for '
                         f'a batch of {at_least}')
-    images = np.memmap(path, np.uint8, 'r', shape=tuple(facts['shape']))
-    return Photographs(images, facts['names'], facts['broken'], facts['crc32'], path)
+    return Photographs(Images(path, facts['shape']), facts['names'], facts['broken'],
+                       facts['crc32'], path)
 
 
 def _report(source, good, broken, path):

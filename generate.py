@@ -17,6 +17,7 @@ import checkpoint
 import options
 import pictures
 import sampler
+import session
 
 MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
 
@@ -39,7 +40,8 @@ def generate(args):
     if not args.separate and args.num > MAX_SHEET:
         options.fail(f'--num {args.num}: a sheet holds at most {MAX_SHEET}; add --separate')
     prefix = checkpoint.find(args.ckpt)
-    with sampler.Sampler(prefix, args.raw, args.verbose) as generator:
+    session.set_up(args.verbose, args.device)
+    with sampler.Sampler(prefix, args.raw) as generator:
         print(describe(generator))
         if args.save_generator:
             checkpoint.save_generator(generator.sess, generator.saver, args.save_generator, prefix)
@@ -101,7 +103,7 @@ def parse(argv):
     parser.add_argument('--save-generator', metavar='PREFIX',
                         help='also write the generator alone as a checkpoint, to pass on: a '
                              'sixth of the size')
-    parser.add_argument('--verbose', action='store_true', help="show TensorFlow's own messages")
+    options.add_tensorflow(parser)
     return parser.parse_args(argv)
 
 

@@ -1,5 +1,6 @@
 """What the programs' command lines have in common."""
 import argparse
+import re
 import sys
 import time
 
@@ -66,6 +67,20 @@ def real(low, high):
         return number
     parse.__name__ = 'number'
     return parse
+
+
+def device(text):
+    """An argparse type: `cpu` or `gpu:N`."""
+    if not re.fullmatch(r'cpu|gpu:\d+', text):
+        raise argparse.ArgumentTypeError(f'{text} is neither cpu nor gpu:N')
+    return text
+
+
+def add_tensorflow(parser):
+    """The options that go to session.set_up."""
+    parser.add_argument('--device', type=device, metavar='NAME',
+                        help='cpu, or gpu:N for GPU number N (the first GPU that is there)')
+    parser.add_argument('--verbose', action='store_true', help="show TensorFlow's own messages")
 
 
 def names(known):

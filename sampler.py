@@ -11,14 +11,15 @@ class Sampler:
 
     Where the checkpoint holds a moving average of the weights, that draws, unless raw. The same
     noise draws the same images whatever the batch. Raises CheckpointError where the checkpoint
-    can't be used.
+    can't be used. To be made after session.set_up.
 
     prefix, image_size, z_dim and averaged say what draws; sess, saver and names are for those who
     save it: its variables under the plain names.
     """
 
-    def __init__(self, prefix, raw=False, verbose=False):
-        tf = session.set_up(verbose)
+    def __init__(self, prefix, raw=False):
+        import tensorflow.compat.v1 as tf
+
         import models
         import ops
         self.prefix = prefix

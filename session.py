@@ -22,12 +22,17 @@ BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}                   # as /proc/cpuinf
 TENSOR_CORES = (7, 0)                                          # from this compute capability on
 
 
-def set_up(verbose=False):
+def set_up(verbose=False, device=None):
     """Imports TensorFlow for graphs in the manner of version 1 and returns `tf.compat.v1`.
 
     Without verbose its deprecations, processor flags and other log lines are not shown; errors
-    are raised as ever.
+    are raised as ever. device: `cpu` or `gpu:N`, the only one that TensorFlow then sees.
     """
+    if device:
+        os.environ['CUDA_VISIBLE_DEVICES'] = '-1' if device == 'cpu' else device[len('gpu:'):]
+    # Importing TensorFlow 2 imports Keras, and that matplotlib, for a quarter of the time; not so
+    # for the older Keras, which comes separately.
+    os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
     if verbose:
         import tensorflow.compat.v1 as tf
     else:

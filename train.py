@@ -99,7 +99,7 @@ def train(args):
     print(f'{"samples":12} {samples_dir}', flush=True)
 
     # graph
-    tf = session.set_up(args.verbose)
+    tf = session.set_up(args.verbose, args.device)
     try:
         precision, why = session.choose_precision(settings['precision'])
     except ValueError as error:
@@ -445,7 +445,7 @@ def parse(argv):
                        help='checkpoints that stay, 0: all (%(default)s)')
     group.add_argument('--dry-run', action='store_true',
                        help='print settings and counts, and end')
-    group.add_argument('--verbose', action='store_true', help="show TensorFlow's own messages")
+    options.add_tensorflow(group)
     args = parser.parse_args(argv)
     args.dataset = args.dataset or DEFAULTS['dataset']
     return args

@@ -62,7 +62,7 @@ def dcgan(precision, fused, fast):
 
 # PyTorch: the loop of pytorch/examples, written anew, and one that does only what is needed
 
-def pytorch(precision, tuned, compiled):
+def pytorch(precision, tuned, channels_last, compiled):
     import torch
     from torch import nn
     torch.set_num_threads(os.cpu_count())
@@ -91,7 +91,7 @@ def pytorch(precision, tuned, compiled):
     d = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 4 * 512, 1))
     g = Generator()
     images = torch.rand(BATCH, 3, SIZE, SIZE) * 2 - 1
-    if tuned:
+    if channels_last:
         g, d = (net.to(memory_format=torch.channels_last) for net in (g, d))
         images = images.to(memory_format=torch.channels_last)
     trained = {net: [p for p in net.parameters() if p.requires_grad] for net in (g, d)}
@@ -188,8 +188,9 @@ def product(precision, library):
     return lambda: tf.matmul(a, b)
 
 
+PRECISIONS = ('float32', 'bfloat16')
 CONFIGURATIONS = {}
-for _precision in ('float32', 'bfloat16'):
+for _precision in PRECISIONS:
     CONFIGURATIONS.update({
         f'product tensorflow {_precision}': (product, _precision, 'tensorflow'),
         f'product pytorch {_precision}': (product, _precision, 'pytorch'),
@@ -197,9 +198,11 @@ for _precision in ('float32', 'bfloat16'):
         f'dcgan two runs {_precision}': (dcgan, _precision, False, True),
         f'dcgan fused, plain convolutions {_precision}': (dcgan, _precision, True, False),
         f'dcgan fused {_precision}': (dcgan, _precision, True, True),
-        f'pytorch as in its examples {_precision}': (pytorch, _precision, False, False),
-        f'pytorch tuned {_precision}': (pytorch, _precision, True, False),
-        f'pytorch compiled {_precision}': (pytorch, _precision, True, True),
+        f'pytorch as in its examples {_precision}': (pytorch, _precision, False, False, False),
+        f'pytorch tuned {_precision}': (pytorch, _precision, True, False, False),
+        f'pytorch tuned, channels last {_precision}': (pytorch, _precision, True, True, False),
+        f'pytorch compiled {_precision}': (pytorch, _precision, True, False, True),
+        f'pytorch compiled, channels last {_precision}': (pytorch, _precision, True, True, True),
         f'keras {_precision}': (keras, _precision),
     })
 
@@ -236,26 +239,12 @@ def main():
         return serve(args.serve)
 
     names = [name for name in CONFIGURATIONS if args.only in name or 'product' in name]
-    workers = {}
-    for name in names:
-        print(f'starting {name}', file=sys.stderr)
-        workers[name] = subprocess.Popen(
-            [sys.executable, __file__, '--serve', name], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True)
-        workers[name].stdout.readline()
-    seconds = {name: [] for name in names}
-    for number in range(args.rounds):
-        for name, worker in workers.items():
-            worker.stdin.write(f'{args.steps}\n')
-            worker.stdin.flush()
-            seconds[name].append(float(worker.stdout.readline()) / args.steps)
-        print(f'round {number + 1} of {args.rounds}', file=sys.stderr)
-    for worker in workers.values():
-        worker.stdin.close()
-
-    peaks = {precision: 2 * PRODUCT ** 3 / 1e9 / min(
-        min(seconds[name]) for name in names if 'product' in name and name.endswith(precision))
-        for precision in ('float32', 'bfloat16')}
+    seconds, peaks = {}, {}
+    for precision in PRECISIONS:            # one after the other: all at once take 20 GB
+        of_precision = [name for name in names if name.endswith(precision)]
+        seconds.update(take_turns(of_precision, args.rounds, args.steps))
+        peaks[precision] = 2 * PRODUCT ** 3 / 1e9 / min(
+            min(seconds[name]) for name in of_precision if 'product' in name)
     rates = {name: BATCH / statistics.median(seconds[name]) for name in names}
     print(f'{FLOP / 1e9:.2f} GFLOP an image, batch {BATCH}, medians of {args.rounds} rounds')
     print(f'{"":40} images/s  GFLOP/s  of the peak')
@@ -266,6 +255,28 @@ def main():
                 print(f'{name:40} {rates[name]:8.1f} {rates[name] * FLOP / 1e9:8.0f} '
                       f'{rates[name] * FLOP / peak / 1e7:4.0f} %')
     plot(args.plot, {name: rate for name, rate in rates.items() if 'product' not in name})
+
+
+def take_turns(names, rounds, steps):
+    """{name: seconds a step in each round} of the configurations, a process each."""
+    workers = {}
+    for name in names:
+        print(f'starting {name}', file=sys.stderr)
+        workers[name] = subprocess.Popen(
+            [sys.executable, __file__, '--serve', name], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True)
+        workers[name].stdout.readline()
+    seconds = {name: [] for name in names}
+    for number in range(rounds):
+        for name, worker in workers.items():
+            worker.stdin.write(f'{steps}\n')
+            worker.stdin.flush()
+            seconds[name].append(float(worker.stdout.readline()) / steps)
+        print(f'round {number + 1} of {rounds}', file=sys.stderr)
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    return seconds
 
 
 def plot(path, rates):
