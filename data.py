@@ -28,6 +28,7 @@ from options import Progress
 DATASETS = ('lfw', 'celeba', 'toy')
 CROPS = {'lfw': 150, 'celeba': 178}      # source pixels; in LFW the face then fills the frame
 ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+PARTS = {'train': '0', 'valid': '1', 'test': '2'}      # as list_eval_partition numbers them
 MAX_BROKEN = 0.01                        # share of a set that may be broken
 TOY_COUNT = 4000
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)       # the machine's fault, not a file's
@@ -74,11 +75,15 @@ class Images:
 
 # finding the photographs
 
-def find(dataset, data_dir='datasets'):
+def find(dataset, data_dir='datasets', part='train'):
     """Returns the Source of `lfw`, `celeba`, `toy` or a folder.
 
-    Raises DataError where there is no photograph; the message says what to do.
+    part: `train`, `valid` or `test` of CelebA, where its list_eval_partition file is there; without
+    it all photographs are `train`, as those of the other sets always are. Raises DataError where
+    there is no photograph; the message says what to do.
     """
+    if part != 'train' and dataset != 'celeba':
+        raise DataError(f'--dataset {dataset}: has no part {part}')
     if dataset == 'toy':
         names = [f'face {number:04d}' for number in range(TOY_COUNT)]
         return Source(dataset, dataset, 'toy', names, draw_toy, ['toy'], 0)
@@ -95,14 +100,39 @@ def find(dataset, data_dir='datasets'):
         # A picture beside the zip, or half of it unpacked, must not hide it.
         names, read, identity = max([(names, read, identity), _celeba_zip(folder, bool(names))],
                                     key=lambda found: len(found[0]))
+        parts = _partition(folder)
+        kept = [i for i, name in enumerate(names)
+                if parts.get(os.path.basename(name), PARTS['train']) == PARTS[part]]
+        if names and not kept:
+            raise DataError(f'{folder}: none of its {len(names):,} photographs is of the part '
+                            f'{part}')
+        names, identity = [names[i] for i in kept], [identity[i] for i in kept]
     if not names:
         raise DataError(
             CELEBA_HELP.format(folder=folder) if dataset == 'celeba' else
             f'{folder}: no photographs there; python download_lfw.py fetches them'
             if dataset == 'lfw' else
             f'{folder}: no photographs ({", ".join(ENDINGS)}) in this folder')
+    if part != 'train':
+        name = f'{name}_{part}'
     return Source(dataset, re.sub(r'[^\w.]+', '_', name), folder, names, read,
                   [os.path.abspath(folder), identity], CROPS.get(dataset, 0))
+
+
+def _partition(folder):
+    """{file name: number of its part} of the authors' list_eval_partition or Kaggle's CSV."""
+    paths = [os.path.join(folder, 'list_eval_partition' + ending) for ending in ('.txt', '.csv')]
+    parts = {}
+    for path in [path for path in paths if os.path.exists(path)][:1]:
+        with open(path, encoding='utf-8', errors='replace') as f:
+            for number, line in enumerate(f, 1):
+                match = re.fullmatch(r'(\S+\.\w+)[\s,]+([012])\s*', line)
+                if match:
+                    parts[match.group(1)] = match.group(2)
+                elif line.strip() and not line.startswith('image_id'):
+                    raise DataError(f'{path}, line {number}: should be a file name and 0, 1 or 2, '
+                                    f'not {line.strip()[:40]!r}')
+    return parts
 
 
 def _walk(folder):

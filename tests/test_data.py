@@ -264,6 +264,36 @@ def test_a_picture_beside_the_zip_does_not_hide_it(tmp_path):
     assert len(data.find('celeba', str(tmp_path)).names) == 6
 
 
+@pytest.mark.parametrize('name, content', [
+    ('list_eval_partition.txt', 'p000.jpg 0\np001.jpg 1\n\np002.jpg  2\r\np004.jpg 0\n'),
+    ('list_eval_partition.csv', 'image_id,partition\np000.jpg,0\np001.jpg,1\np002.jpg,2\n'),
+])
+def test_celeba_is_trained_on_its_train_part(tmp_path, name, content):
+    fill(tmp_path / 'celeba' / 'img_align_celeba', 4)
+    (tmp_path / 'celeba' / name).write_text(content)
+    found = {part: data.find('celeba', str(tmp_path), part) for part in data.PARTS}
+    # What the file leaves out is trained on.
+    assert {part: source.names for part, source in found.items()} == {
+        'train': ['img_align_celeba/p000.jpg', 'img_align_celeba/p003.jpg'],
+        'valid': ['img_align_celeba/p001.jpg'], 'test': ['img_align_celeba/p002.jpg']}
+    assert [found[part].name for part in data.PARTS] == ['celeba', 'celeba_valid', 'celeba_test']
+    # The parts' arrays stay side by side.
+    paths = [data.load(source, 8, data_dir=str(tmp_path)).path for source in found.values()]
+    assert all(os.path.exists(path) for path in paths) and len(set(paths)) == 3
+
+
+def test_a_part_that_is_not_there_is_named(tmp_path):
+    fill(tmp_path / 'celeba', 1)
+    (tmp_path / 'celeba' / 'list_eval_partition.txt').write_text('p000.jpg 1\n')
+    with pytest.raises(data.DataError, match='none of its 1 photographs is of the part train'):
+        data.find('celeba', str(tmp_path))
+    with pytest.raises(data.DataError, match='--dataset toy: has no part valid'):
+        data.find('toy', str(tmp_path), 'valid')
+    (tmp_path / 'celeba' / 'list_eval_partition.txt').write_text('p000.jpg 0\n<html>\n')
+    with pytest.raises(data.DataError, match="partition.txt, line 2: should be .* not '<html>'"):
+        data.find('celeba', str(tmp_path))
+
+
 def test_celeba_missing_says_which_file_and_where(tmp_path):
     with pytest.raises(data.DataError) as error:
         data.find('celeba', str(tmp_path))

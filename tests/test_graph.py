@@ -1,0 +1,212 @@
+"""What goes beyond the original's graph: averaged weights, penalties, noise, other optimizers."""
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import formula
+import graph
+import losses
+import ops
+import recording
+from checkpoint import AVERAGE
+
+SMALL = {'image_size': 32, 'width': 4}
+
+
+def started(p, step=0):
+    """(session with the golden figures' initial values, feed of a training step)."""
+    sess = tf.Session(graph=p.graph)
+    by_name = variables(p)
+    values = {name: formula.initial_value(name.replace(AVERAGE, ''), v.shape.as_list())
+              for name, v in by_name.items()}
+    sess.run([v.initializer for v in by_name.values()],
+             {v.initializer.inputs[1]: values[name] for name, v in by_name.items()})
+    feed = recording.feed(p, 1, True, size=32)
+    if p.step is not None:
+        feed[p.step] = step
+    return sess, feed
+
+
+def variables(p):
+    with p.graph.as_default():
+        return {v.op.name: v for v in tf.global_variables()}
+
+
+@pytest.mark.parametrize('fused_g_steps', [0, 1])
+def test_the_average_is_kept_beside_the_99(fused_g_steps):
+    plain, p = graph.build(**SMALL), graph.build(average=0.5, fused_g_steps=fused_g_steps, **SMALL)
+    by_name = variables(p)
+    added = sorted(set(by_name) - set(variables(plain)))
+    of_g = [name for name in variables(plain) if name.startswith('generator/')
+            and 'Adam' not in name]
+    assert added == sorted(name + AVERAGE for name in of_g)
+    name = 'generator/g/kernel'
+    sess, feed = started(p)
+    with sess:
+        expected = sess.run(by_name[name])
+        for step in range(8):
+            feed[p.step] = step
+            sess.run(p.optimizer_g, feed)
+            decay = min(0.5, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * sess.run(by_name[name])
+        average, weights = sess.run([by_name[name + AVERAGE], by_name[name]])
+    np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
+    assert np.abs(average - weights).max() > 1e-5
+
+
+def test_refit_gives_averaged_weights_their_own_statistics():
+    p = graph.build(average=0.9, **SMALL)
+    by_name = variables(p)
+    sess, feed = started(p)
+    with sess:
+        for _ in range(3):
+            sess.run(p.optimizer_g, feed)
+        # Where both weights are the same, so must the statistics be of which one batch is seen.
+        for name, variable in by_name.items():
+            average = by_name.get(name + AVERAGE)
+            if average is not None:
+                average.load(sess.run(variable) if 'moving' not in name else
+                             np.zeros(variable.shape), sess)
+        before = sess.run(list(by_name.values()))
+        for _ in range(150):        # 0.9 ** 150 = 1e-7
+            sess.run(p.refit, {p.noise: feed[p.noise]})
+        after = sess.run(list(by_name.values()))
+        changed = {name for name, a, b in zip(by_name, before, after) if (a != b).any()}
+        assert changed == {name for name in by_name
+                           if 'moving' in name and name.endswith(AVERAGE)}
+        in_training = sess.run(p.g, feed)
+        samples = sess.run(p.samples, {p.noise: feed[p.noise]})
+        with_its_own = sess.run(p.g, {p.noise: feed[p.noise], p.is_training: False})
+    # But for Bessel's correction, of which the first layer's 8 x 2 x 2 values make 1.6 %.
+    assert np.abs(samples - in_training).max() < 0.05
+    assert np.abs(with_its_own - in_training).max() > 0.2
+
+
+def test_spectral_norm_makes_the_largest_singular_value_1():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        with tf.variable_scope('d', custom_getter=ops.spectral_norm):
+            kernel = tf.get_variable('kernel', [3, 3, 4, 6], use_resource=True)
+            bias = tf.get_variable('bias', [6], use_resource=True)
+        with tf.variable_scope('d', custom_getter=ops.spectral_norm, reuse=True):
+            again = tf.get_variable('kernel')
+        assert bias.op.type == 'VarHandleOp'
+        updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+        assert len(updates) == 1
+        gradient, = tf.gradients(tf.reduce_sum(kernel * tf.cos(kernel)), tf.trainable_variables(
+            'd/kernel'))
+        sess.run(tf.global_variables_initializer())
+        for _ in range(200):
+            sess.run(updates)
+        kernel, again, gradient = sess.run([kernel, again, gradient])
+        weights = sess.run(tf.trainable_variables('d/kernel'))[0]
+    values = np.linalg.svd(kernel.reshape(-1, 6), compute_uv=False)
+    assert values[0] == pytest.approx(1, abs=1e-5) and values[1] < 0.99
+    assert (kernel == again).all()
+    # A function of W / sigma does not change along W.
+    assert abs((gradient * weights).sum()) < 1e-4 * np.abs(gradient * weights).sum()
+
+
+def test_r1_of_a_linear_critic():
+    rng = np.random.RandomState(0)
+    weights = rng.randn(4 * 4 * 3, 1).astype(np.float32)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        images = tf.placeholder(tf.float32, [None, 4, 4, 3])
+        penalty = losses.r1(tf.matmul(ops.flatten(images), weights), images)
+        value = sess.run(penalty, {images: rng.randn(5, 4, 4, 3)})
+    assert value == pytest.approx((weights ** 2).sum() / 2, rel=1e-5)
+
+
+def test_r1_reaches_d_through_its_layers():
+    kernels = []
+    for r1 in (0, 100):
+        p = graph.build(r1=r1, fast_for='float32', **SMALL)
+        sess, feed = started(p)
+        with sess:
+            before = sess.run(p.loss_d, feed)
+            sess.run(p.optimizer_d, feed)
+            # Adam's first moment is the gradient times 1 - beta1.
+            kernels.append(sess.run(variables(p)['discriminator/conv2d/kernel/Adam']))
+        assert before < 10      # loss_d is told without the penalty
+    assert np.abs(kernels[1]).max() > 3 * np.abs(kernels[0]).max()
+
+
+def test_smoothing_is_one_sided():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        real, fake = tf.constant([[0.5], [2.0]]), tf.constant([[-1.0], [0.3]])
+        loss = sess.run(losses.loss_d(real, fake, 0.1))
+    real, fake = np.array([0.5, 2]), np.array([-1, 0.3])
+    expected = (0.9 * np.log1p(np.exp(-real)) + 0.1 * np.log1p(np.exp(real))).mean()
+    assert loss == pytest.approx(expected + np.log1p(np.exp(fake)).mean(), rel=1e-6)
+
+
+def test_instance_noise_is_a_function_of_the_step():
+    p = graph.build(instance_noise=0.5, **SMALL)
+    with p.graph.as_default():
+        zeros = tf.zeros([8, 32, 32, 3])
+        noises = [graph._noisy(zeros, 0.5, p.step, [3, stream]) for stream in (0, 1)]
+    sess, feed = started(p)
+    with sess:
+        real, fake = sess.run(noises, {p.step: 0})
+        assert real.std() == pytest.approx(0.5, rel=0.02) and abs(real.mean()) < 0.02
+        assert (sess.run(noises[0], {p.step: 0}) == real).all()
+        assert abs((real * fake).mean()) < 0.01
+        later = sess.run(noises[0], {p.step: graph.NOISE_HALVED})
+        assert later.std() == pytest.approx(0.25, rel=0.02)
+        assert abs((real * later).mean()) < 0.01
+        logits = [sess.run(p.d_real_logits, dict(feed, **{p.step: step})) for step in (0, 0, 1)]
+    assert (logits[0] == logits[1]).all() and (logits[0] != logits[2]).any()
+
+
+def test_a_loss_scale_is_taken_out_again():
+    states = []
+    for loss_scale in (1, 1024):
+        p = graph.build(loss_scale=loss_scale, **SMALL)
+        sess, feed = started(p)
+        with sess:
+            sess.run(p.optimizer_d, feed)
+            states.append(sess.run(variables(p)['discriminator/conv2d_3/kernel/Adam']))
+    np.testing.assert_allclose(states[1], states[0], rtol=1e-5, atol=1e-9)
+
+
+def test_learning_rates_are_each_networks_own():
+    p = graph.build(lr=0.001, lr_d=0.01, **SMALL)
+    by_name = variables(p)
+    sess, feed = started(p)
+    with sess:
+        for optimizer, name, lr in ((p.optimizer_d, 'discriminator/conv2d/kernel', 0.01),
+                                    (p.optimizer_g, 'generator/g/kernel', 0.001)):
+            before = sess.run(by_name[name])
+            sess.run(optimizer, feed)
+            # Adam's first step has nearly the length of the learning rate.
+            assert np.median(np.abs(sess.run(by_name[name]) - before)) == pytest.approx(
+                lr, rel=0.01)
+
+
+def test_initial_kernels_are_normal_where_asked_for():
+    p = graph.build(init='normal', **SMALL)
+    with p.graph.as_default():
+        initializer = tf.global_variables_initializer()
+    by_name = variables(p)
+    with tf.Session(graph=p.graph) as sess:
+        sess.run(initializer)
+        for name in ('generator/dense/kernel', 'discriminator/conv2d_3/kernel'):
+            assert sess.run(by_name[name]).std() == pytest.approx(0.02, rel=0.05)
+        assert not sess.run(by_name['generator/dense/bias']).any()
+
+
+@pytest.mark.parametrize('option', [
+    {'smooth': 0.1}, {'r1': 1.0}, {'instance_noise': 0.3}, {'average': 0.9}])
+def test_a_fused_step_is_the_separate_runs_with(option):
+    states = []
+    for fused_g_steps in (0, 1):
+        p = graph.build(fused_g_steps=fused_g_steps, **option, **SMALL)
+        by_name = variables(p)
+        sess, feed = started(p, step=3)
+        with sess:
+            for optimizer in [p.optimizer_g] if fused_g_steps else [p.optimizer_d, p.optimizer_g]:
+                sess.run(optimizer, feed)
+            states.append(dict(zip(by_name, sess.run(list(by_name.values())))))
+    separate, fused = states
+    for name, value in separate.items():
+        if 'moving' not in name and not recording.NOISE.match(name):
+            assert np.abs(fused[name] - value).max() <= 1e-5 * np.abs(value).max(), name
