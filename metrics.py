@@ -319,7 +319,7 @@ def copied_share(samples, training, held_out):
 # what is refused
 
 def _check_images(images, at_least):
-    if images.ndim != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
+    if len(images.shape) != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:
         raise ValueError(f'images must be [n, side, side, 3], not {list(images.shape)}')
     if len(images) < at_least:
         raise ValueError(f'{len(images)} images are fewer than {at_least}')

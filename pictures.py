@@ -66,3 +66,21 @@ def plot_losses(csv_path, path):
     axes.grid(alpha=0.3)
     figure.savefig(f'{path}.part', format='png', bbox_inches='tight')
     os.replace(f'{path}.part', path)
+
+
+def plot_measures(path, steps, curves):
+    """A small plot of each of curves, {title: (values at steps, floor)}; the floor dashed."""
+    from matplotlib.figure import Figure
+    rows = math.ceil(len(curves) / 3)
+    figure = Figure(figsize=(12, 2.6 * rows), dpi=100)
+    for number, (title, (values, floor)) in enumerate(curves.items(), 1):
+        axes = figure.add_subplot(rows, 3, number)
+        axes.plot(steps, values, marker='.', label='samples')
+        axes.axhline(floor, color='tab:grey', linestyle='--', label='photographs')
+        axes.set_title(title, fontsize=9)
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    axes.set_xlabel('step')
+    figure.tight_layout()
+    figure.savefig(f'{path}.part', format='png')
+    os.replace(f'{path}.part', path)

@@ -1,0 +1,415 @@
+"""Measures the faces that a trained generator draws.
+
+    python evaluate.py --ckpt model/ --dataset lfw
+    python evaluate.py --ckpt model/ --dataset lfw --num 1000           a quick look
+    python evaluate.py --dataset celeba --inception classify_image_graph_def.pb --json figures.json
+    python evaluate.py --dataset celeba --all --sheet
+
+Every figure stands beside the floor: the same figure of photographs against other photographs of
+the set, as many on either side. A figure means something only beside its floor, and only beside
+figures of the same protocol (which is printed first): images, crop and set.
+
+What is measured, and how, is in metrics.py. FID, KID, precision and recall need the Inception
+network that they are defined with: it is published as
+http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz
+and --inception names the file classify_image_graph_def.pb in it.
+"""
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import zipfile
+
+import numpy as np
+
+import checkpoint
+import data
+import metrics
+import options
+import pictures
+import sampler
+import session
+
+MOST = 10000                # images a side, unless asked for otherwise
+FEWEST = 8
+KID_SUBSET = 1000
+NETWORK_BATCH = 50
+CANDIDATES = 1000           # samples, of which
+SHEET_ROWS, SHEET_PHOTOGRAPHS = 12, 5       # the nearest to a photograph are shown
+FORMAT = 1                  # of what is cached; a change to a measure makes all of it anew
+LABELS = {                  # '' is the image size or that of a pyramid's level
+    'swd': 'sliced Wasserstein · 10³, mean', 'swd_': 'sliced Wasserstein · 10³, {0}x{0}',
+    'ms_ssim': 'MS-SSIM of pairs', 'fid': 'FID', 'kid': 'KID', 'kid_deviation': 'KID, deviation',
+    'precision': 'precision', 'recall': 'recall', 'copies': 'nearer to a training photograph'}
+
+
+def main(argv=None):
+    options.print_anything()
+    args = parse(argv)
+    try:
+        return evaluate(args)
+    except checkpoint.CheckpointError as error:
+        options.fail(f'--ckpt {error}')
+    except data.DataError as error:
+        options.fail(error)
+    except OSError as error:
+        options.fail(f'{error.filename}: {error.strerror}' if error.filename else error)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+
+
+def evaluate(args):
+    # what is compared with what
+    newest = checkpoint.find(args.ckpt)
+    prefixes = of_the_run(newest) if args.all else [newest]
+    facts = checkpoint.settings(newest)
+    source = data.find(args.dataset, args.data_dir)
+    crop = find_crop(args.crop, facts, source, newest)
+    graph_def = args.inception and read_graph(args.inception)
+    tf = session.set_up(args.verbose, args.device)
+    image_size = checkpoint.generator_facts(newest)[0]
+    photographs = data.load(source, image_size, crop, args.data_dir)
+    if len(photographs.images) < 2 * FEWEST:
+        raise data.DataError(f'{source.folder}: {len(photographs.images)} photographs are too few '
+                             f'to compare with; at least {2 * FEWEST} are needed')
+    count = min(args.num or min(MOST, len(photographs.images) // 2), len(photographs.images))
+    floor_count = min(count, len(photographs.images) // 2)
+    trained_on_these = facts.get('data', {}).get('crc32', photographs.crc32) == photographs.crc32
+    held_out = find_held_out(args, source, photographs, crop) if trained_on_these else None
+
+    protocol = {
+        'dataset': source.name, 'photographs': len(photographs.images),
+        'crc32': photographs.crc32, 'image_size': image_size, 'crop': crop,
+        'resize': 'Pillow BILINEAR', 'images': count, 'floor_images': floor_count,
+        'seed': args.seed, 'raw': args.raw,
+        'held_out': held_out and {'dataset': held_out[0], 'photographs': len(held_out[1].images)},
+        'network': graph_def and {
+            'file': os.path.basename(args.inception), 'input': args.input, 'output': args.output,
+            'sha256': hashlib.sha256(graph_def).hexdigest()}}
+    print_protocol(protocol, facts, newest, trained_on_these)
+
+    # the photographs' side, then each checkpoint's
+    with network(tf, graph_def, args) as features_of:
+        real, floor = photographs_side(photographs, protocol, features_of)
+        if held_out:
+            copies_of, floor['copies'] = copies_side(photographs, held_out[1], args)
+        evaluated = []
+        for prefix in prefixes:
+            samples = draw(prefix, count, args)
+            figures = compare(real, summary(samples, features_of))
+            if held_out:
+                figures['copies'] = copies_of(samples)
+            step = checkpoint.settings(prefix).get('step')
+            evaluated.append({'checkpoint': prefix, 'step': step, 'figures': figures})
+            print_figures(prefix, figures, floor)
+
+    # what is written
+    os.makedirs(args.out, exist_ok=True)
+    name = os.path.basename(newest)
+    if args.json:
+        checkpoint.write_json(args.json, {'protocol': protocol, 'floor': floor,
+                                          'checkpoints': evaluated})
+        print(args.json)
+    if args.all:
+        path = os.path.join(args.out, f'measures_{checkpoint.STEP.sub("", name)}.png')
+        steps = [one['step'] for one in evaluated]
+        pictures.plot_measures(path, steps, {
+            label(key): ([one['figures'][key] for one in evaluated], floor[key]) for key in floor})
+        print(path)
+    if args.sheet and not trained_on_these:
+        print('no sheet of nearest photographs: these are not what it was trained on')
+    elif args.sheet:
+        path = os.path.join(args.out, f'nearest_{name}.png')
+        pictures.write(path, nearest_sheet(samples, photographs.images))
+        print(f'{path}: a sample a row, and the {SHEET_PHOTOGRAPHS} photographs nearest to it')
+    return 0
+
+
+# what is compared with what
+
+def of_the_run(prefix):
+    """The prefixes of all checkpoints of the run that prefix belongs to, by step."""
+    name = checkpoint.STEP.sub('', os.path.basename(prefix))
+    found = checkpoint.of_run(os.path.dirname(prefix) or '.', name)
+    if not found:
+        options.fail(f'--all: {prefix} belongs to no run, its name ends in no step')
+    return [prefix for _, prefix in found]
+
+
+def find_crop(asked, facts, source, prefix):
+    """The crop that the model was trained with; another one is refused."""
+    saved = facts.get('settings', {}).get('crop')
+    if asked is not None and saved is not None and asked != saved:
+        options.fail(f'--crop {asked}: {prefix} was trained with --crop {saved}, and figures '
+                     'across crops can\'t be compared')
+    return next(crop for crop in (saved, asked, source.crop) if crop is not None)
+
+
+def find_held_out(args, source, photographs, crop):
+    """(name, Photographs) that the model was not trained on, or None where there are none.
+
+    CelebA's own test part, unless others are named.
+    """
+    if args.held_out:
+        try:
+            found = data.find(args.held_out, args.data_dir)
+        except data.DataError as error:
+            options.fail(f'--held-out {args.held_out}: {error}')
+    elif args.dataset == 'celeba':
+        try:
+            found = data.find('celeba', args.data_dir, 'test')
+        except data.DataError:
+            return None
+    else:
+        return None
+    loaded = data.load(found, photographs.images.shape[1], crop, args.data_dir, FEWEST)
+    if loaded.crc32 == photographs.crc32:
+        options.fail(f'--held-out {args.held_out}: these are the photographs of --dataset '
+                     f'{source.name}')
+    return found.name, loaded
+
+
+def print_protocol(protocol, facts, prefix, trained_on_these):
+    p = protocol
+    crop = f'middle {p["crop"]}x{p["crop"]}' if p['crop'] else 'largest square'
+    print(f'{p["photographs"]:,} photographs of {p["dataset"]}, {crop} by {p["resize"]} to '
+          f'{p["image_size"]}x{p["image_size"]}')
+    floor = 'the floor likewise'
+    if p['floor_images'] < p['images']:
+        floor = f'for the floor {p["floor_images"]:,}, half of them all'
+    print(f'{p["images"]:,} images a side, {floor}; seed {p["seed"]}')
+    if not facts:
+        print(f'beside {prefix} nothing says what it was trained on: taken to be these')
+    elif not trained_on_these:
+        print(f'{prefix} was trained on other photographs ({facts["data"]["dataset"]}): '
+              'nothing is said of copies')
+    elif p['held_out']:
+        print(f'copies: against {p["held_out"]["photographs"]:,} photographs of '
+              f'{p["held_out"]["dataset"]} that it was not trained on')
+    else:
+        print('no photographs that it was not trained on, so nothing is said of copies: '
+              '--held-out names some')
+    if p['network']:
+        print(f'features: {p["network"]["output"]} of {p["network"]["file"]}')
+    else:
+        print('no --inception, so no FID, KID, precision and recall: --help says where it is '
+              'published')
+    sys.stdout.flush()
+
+
+# measuring
+
+def summary(images, features_of):
+    """{name: array} that compare needs of a set of images."""
+    found = {f'swd_{side}': histogram for side, histogram in metrics.swd_profile(images).items()}
+    pairs = len(images) // 2
+    found['ms_ssim'] = metrics.ms_ssim(images[:pairs], images[pairs:2 * pairs])
+    if features_of:
+        found['features'] = features_of(images)
+    return found
+
+
+def compare(real, fake):
+    """{name: figure} of the summary of fake images against that of real ones."""
+    profiles = [{key: one[key] for key in one if key.startswith('swd_')} for one in (real, fake)]
+    figures = metrics.swd(*profiles)
+    figures['swd'] = float(np.mean(list(figures.values())))
+    figures['ms_ssim'] = float(fake['ms_ssim'])
+    if 'features' in fake:
+        sets = real['features'], fake['features']
+        size = min(KID_SUBSET, *map(len, sets))
+        figures['fid'] = metrics.fid(*map(metrics.statistics, sets))
+        figures['kid'], figures['kid_deviation'] = metrics.kid(*sets, size=size)
+        figures['precision'], figures['recall'] = metrics.precision_recall(*sets)
+    return figures
+
+
+def photographs_side(photographs, protocol, features_of):
+    """(summary of the photographs, {name: floor}), from the cache or measured and kept there."""
+    kept_for = [FORMAT, [protocol[key] for key in ('crc32', 'images', 'seed', 'network')]]
+    key = hashlib.sha256(json.dumps(kept_for).encode()).hexdigest()[:16]
+    path = f'{photographs.path}.measures-{key}.npz'
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            kept = dict(kept)
+        return kept, json.loads(str(kept.pop('floor')))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        pass        # not there, or half of it
+    # Shuffled, as neighbours in a set are alike: photographs of one person.
+    order = np.random.RandomState(protocol['seed']).permutation(len(photographs.images))
+    count, floor_count = protocol['images'], protocol['floor_images']
+    real = summary(photographs.images[order[:count]], features_of)
+    half = real
+    if floor_count < count:
+        half = summary(photographs.images[order[:floor_count]], features_of)
+    others = photographs.images[order[floor_count:2 * floor_count]]
+    floor = compare(half, summary(others, features_of))
+    with open(f'{path}.{os.getpid()}.part', 'wb') as f:
+        np.savez_compressed(f, floor=json.dumps(floor), **real)
+    os.replace(f.name, path)
+    return real, floor
+
+
+def copies_side(photographs, held_out, args):
+    """(function: samples -> share nearer to a training photograph, that of held-out ones)."""
+    count = min(len(photographs.images), len(held_out.images))
+    rng = np.random.RandomState(args.seed)
+    training, unseen = (metrics.thumbnails(one.images[rng.permutation(len(one.images))[:count]])
+                        for one in (photographs, held_out))
+    half = count // 2
+    floor = metrics.copied_share(unseen[:half], training[:half], unseen[half:2 * half])
+    return lambda samples: metrics.copied_share(metrics.thumbnails(samples), training,
+                                                unseen), floor
+
+
+def draw(prefix, count, args):
+    """uint8 [count, image_size, image_size, 3]."""
+    with sampler.Sampler(prefix, args.raw) as generator, \
+            options.Progress(count, 'samples') as progress:
+        shape = (count, generator.image_size, generator.image_size, 3)
+        images, done = np.empty(shape, np.uint8), 0
+        for batch in generator.draw_many(args.seed, count):
+            images[done:done + len(batch)] = batch
+            done += len(batch)
+            progress.update(len(batch))
+    return images
+
+
+def nearest_sheet(samples, photographs):
+    """Of the first samples those nearest to a photograph, each before its nearest photographs."""
+    samples = samples[:CANDIDATES]
+    distances, numbers = metrics.nearest(metrics.thumbnails(samples),
+                                         metrics.thumbnails(photographs), SHEET_PHOTOGRAPHS)
+    rows = [np.concatenate([samples[i:i + 1], photographs[numbers[i]]])
+            for i in np.argsort(distances[:, 0], kind='stable')[:SHEET_ROWS]]
+    return pictures.sheet(np.concatenate(rows), 1 + SHEET_PHOTOGRAPHS)
+
+
+# the network whose features FID, KID, precision and recall compare
+
+def read_graph(path):
+    with open(path, 'rb') as f:
+        return f.read()
+
+
+@contextlib.contextmanager
+def network(tf, graph_def, args):
+    """A function from uint8 images to features, float32 [n, d], by a frozen graph; or None.
+
+    The graph takes float images [n, h, w, 3] in [0, 255] and scales them itself. Its input is
+    replaced, since the published one takes a single image.
+    """
+    if not graph_def:
+        yield None
+        return
+    from google.protobuf.message import DecodeError
+    frozen = tf.GraphDef()
+    try:
+        frozen.ParseFromString(graph_def)
+    except DecodeError:
+        options.fail(f'--inception {args.inception}: is no frozen graph, or damaged')
+    names = {node.name for node in frozen.node}
+    for option in ('input', 'output'):
+        name = getattr(args, option).partition(':')[0]
+        if name not in names:
+            options.fail(f'--{option} {name}: not in {args.inception}, which {contents(frozen)}')
+    with tf.Graph().as_default() as graph:
+        images = tf.placeholder(tf.float32, [None, None, None, 3])
+        try:
+            output, = tf.import_graph_def(frozen, {tensor_name(args.input): images},
+                                          [tensor_name(args.output)])
+        except ValueError as error:
+            options.fail(f'--inception {args.inception}: {str(error).splitlines()[0]}')
+
+    def features_of(batch_of):
+        found = []
+        with options.Progress(len(batch_of), 'images through the network') as progress:
+            for start in range(0, len(batch_of), NETWORK_BATCH):
+                batch = batch_of[start:start + NETWORK_BATCH].astype(np.float32)
+                found.append(sess.run(output, {images: batch}).reshape(len(batch), -1))
+                progress.update(len(batch))
+        return np.concatenate(found).astype(np.float32, copy=False)
+
+    with session.open_session(graph) as sess:
+        yield features_of
+
+
+def tensor_name(name):
+    return name if ':' in name else name + ':0'
+
+
+def contents(graph_def):
+    """What might be meant for input and output, of a graph that lacks what was."""
+    used = {name.lstrip('^').partition(':')[0] for node in graph_def.node for name in node.input}
+    inputs = [node.name for node in graph_def.node if node.op == 'Placeholder']
+    outputs = [node.name for node in graph_def.node if node.name not in used]
+    return (f'takes {", ".join(inputs[:5]) or "nothing"} and '
+            f'ends in {", ".join(outputs[:5]) or "nothing"}')
+
+
+# printing
+
+def label(key):
+    name, _, side = key.rpartition('_')
+    return LABELS[f'{name}_'].format(side) if side.isdigit() else LABELS[key]
+
+
+def print_figures(prefix, figures, floor):
+    print(f'\n{prefix:36} {"samples":>11} {"photographs":>11}')
+    for key, value in figures.items():
+        print(f'{label(key):36} {value:11.4f} {floor[key]:11.4f}')
+    sys.stdout.flush()
+
+
+def parse(argv):
+    summary, _, details = __doc__.partition('\n\n')
+    parser = options.Parser(description=summary, epilog=details,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--ckpt', default='model/', metavar='PATH',
+                        help='folder, prefix or file of a checkpoint (%(default)s)')
+    parser.add_argument('--all', action='store_true',
+                        help='all checkpoints of its run, and a picture of the figures by step')
+    parser.add_argument('--raw', action='store_true',
+                        help="the weights themselves where the checkpoint holds their moving "
+                             'average too')
+    parser.add_argument('--num', '--max-images', type=options.whole(FEWEST), metavar='N',
+                        help=f'images a side (half of the set, at most {MOST:,})')
+    parser.add_argument('--seed', type=options.whole(0, 2 ** 32 - 1), default=0, metavar='N',
+                        help='of the noise and of which photographs (%(default)s)')
+
+    group = parser.add_argument_group('photographs')
+    group.add_argument('--dataset', default='lfw',
+                       help='lfw, celeba, toy or any folder of images (%(default)s)')
+    group.add_argument('--data-dir', default='datasets', metavar='DIR',
+                       help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
+    group.add_argument('--crop', type=options.whole(0), metavar='N',
+                       help='for a checkpoint without settings: take the middle N x N pixels of '
+                            "a photograph (the set's own)")
+    group.add_argument('--held-out', metavar='SET',
+                       help='photographs that the model was not trained on, of the same kind as '
+                            "those it was (CelebA's test part)")
+
+    group = parser.add_argument_group('network')
+    group.add_argument('--inception', metavar='FILE',
+                       help='frozen graph for FID, KID, precision and recall; see below')
+    group.add_argument('--input', default='ExpandDims:0', metavar='NAME',
+                       help='its tensor for images, float [n, h, w, 3] in [0, 255] (%(default)s)')
+    group.add_argument('--output', default='pool_3:0', metavar='NAME',
+                       help='its tensor of features (%(default)s)')
+
+    group = parser.add_argument_group('output')
+    group.add_argument('--json', metavar='FILE', help='also write the figures and the protocol')
+    group.add_argument('--sheet', action='store_true',
+                       help='also a sheet of the samples most like a photograph, each before its '
+                            'nearest ones: it shows photographs, so mind where it goes')
+    group.add_argument('--out', default='samples/', metavar='DIR',
+                       help='where the pictures go (%(default)s)')
+    options.add_tensorflow(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
