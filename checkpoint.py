@@ -13,8 +13,10 @@ import glob
 import json
 import os
 import re
+import shutil
 
 FILE_ENDINGS = re.compile(r'\.(index|meta|json|data-\d{5}-of-\d{5})$')
+BEST = 'best'           # folder beside a run's checkpoints that keeps the best one
 STEP = re.compile(r'-(\d+)$')
 FACTS = {'settings', 'data', 'step', 'epoch'}       # what <prefix>.json holds at least
 AVERAGE = '/ExponentialMovingAverage'     # what tf.train.ExponentialMovingAverage adds to a name
@@ -93,6 +95,10 @@ def _prefixes(folder):
                   for path in glob.glob(os.path.join(glob.escape(folder), '*.index')))
 
 
+def _files(prefix):
+    return glob.glob(glob.escape(prefix) + '.*')
+
+
 def _is_complete(prefix):
     shards = glob.glob(glob.escape(prefix) + '.data-?????-of-?????')
     return (os.path.exists(prefix + '.index') and bool(shards)
@@ -159,6 +165,31 @@ def save(session, saver, folder, name, step, facts):
         if of_step and not os.path.exists(path[:-len('.json')] + '.index'):
             os.remove(path)
     return prefix
+
+
+def keep_best(prefix, name, distance):
+    """Keeps checkpoint <prefix> in the folder BEST beside it if none there has a smaller distance.
+
+    Its files are linked where the file system can: they take no room until Saver removes its own.
+    """
+    folder = os.path.join(os.path.dirname(prefix), BEST)
+    kept = [path for _, path in of_run(folder, name)]
+    if any(settings(path)['figures']['swd'] <= distance for path in kept):
+        return
+    os.makedirs(folder, exist_ok=True)
+    # The index last: only with it the others are a checkpoint.
+    for path in sorted(_files(prefix), key=lambda path: path.endswith('.index')):
+        target = os.path.join(folder, os.path.basename(path))
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(target)
+        try:
+            os.link(path, target)
+        except OSError:
+            shutil.copyfile(path, target)
+    for other in kept:
+        if os.path.basename(other) != os.path.basename(prefix):
+            for path in _files(other):
+                os.remove(path)
 
 
 def save_generator(session, saver, prefix, of):

@@ -13,7 +13,7 @@ import ops
 Graph = collections.namedtuple('Graph', [
     'graph', 'X', 'noise', 'is_training', 'step', 'g', 'd_real', 'd_real_logits', 'd_fake',
     'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g',
-    'samples', 'refit'])
+    'samples', 'start_refit', 'refit'])
 
 INITIALIZERS = {
     'glorot': None,                                         # get_variable's own, as tf.layers
@@ -37,9 +37,9 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
     are built for training alone, whatever is_training is fed.
 
     samples is what G draws in use, with is_training fed False. With average it is what the moving
-    average of G's weights draws; refit is then an op that moves the batch statistics kept beside
-    them towards those of a batch of noise (otherwise None). step is fed the number of steps done
-    where average or instance_noise asks for it (otherwise None).
+    average of G's weights draws; its batch statistics are then fitted by start_refit and some runs
+    of refit, each of which moves them towards those of a batch of noise (otherwise None). step is
+    fed the number of steps done where average or instance_noise asks for it (otherwise None).
 
     fast_for: see ops.fast_convolutions. loss_scale: factor of the losses while gradients are
     computed, for float16. The others are train.py's options of these names.
@@ -92,9 +92,9 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
                 with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:]):
                     optimizer_g = _minimize(adam_g, loss_g, vars_g, loss_scale)
 
-        refit = None
+        start_refit = refit = None
         if average:
-            optimizer_g, averages = _averaged(optimizer_g, average, step, vars_g)
+            optimizer_g, averages, start_refit = _averaged(optimizer_g, average, step, vars_g)
             done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
             with _scope(reuse=True, custom_getter=lambda getter, name, **_: averages[name]):
                 models.generator(noise, True, image_size, width)
@@ -105,7 +105,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
                 samples = models.generator(noise, False, image_size, width)
     return Graph(graph, X, noise, is_training, step, g, d_real, d_real_logits, d_fake,
                  d_fake_logits, loss_d, loss_g, vars_d, vars_g, optimizer_d, optimizer_g, samples,
-                 refit)
+                 start_refit, refit)
 
 
 def _scope(**options):
@@ -128,20 +128,22 @@ def _noisy(images, stddev, step, seed):
 
 
 def _averaged(optimizer_g, decay, step, vars_g):
-    """(optimizer_g with the update of the average after it, {name of a variable: its average}).
+    """(optimizer_g with the average's update after it, {name of a variable: its average}, start).
 
     The decay is min(decay, (1 + step) / (10 + step)), as tf.train.ExponentialMovingAverage has it.
-    Batch statistics are not averaged: those of averaged weights are others (see refit). They are
-    kept under the names that restore them with the weights all the same.
+    Batch statistics are not averaged, since averaged weights have others: what stands in the
+    averages' place, under the names that they would have, is fitted. start gives them the
+    values that the weights' own have.
     """
     average = tf.train.ExponentialMovingAverage(decay, step)
     with tf.control_dependencies([optimizer_g]):
         optimizer_g = average.apply(vars_g)
     averages = {v.op.name: average.average(v) for v in vars_g}
+    start = []
     for v in tf.global_variables('generator/'):
         if v.op.name.endswith(('/moving_mean', '/moving_variance')):
-            start = tf.ones_initializer() if 'variance' in v.op.name else tf.zeros_initializer()
-            averages[v.op.name] = tf.get_variable(
-                average.average_name(v), v.shape, initializer=start, trainable=False,
-                use_resource=True)
-    return optimizer_g, averages
+            fitted = tf.get_variable(average.average_name(v), v.shape, trainable=False,
+                                     initializer=tf.zeros_initializer(), use_resource=True)
+            averages[v.op.name] = fitted
+            start.append(fitted.assign(v, read_value=False))
+    return optimizer_g, averages, tf.group(*start)

@@ -13,23 +13,21 @@ samples/dcgan_<dataset>/. Ctrl-C saves and ends.
 import argparse
 import concurrent.futures
 import contextlib
-import csv
 import itertools
-import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
-from tqdm import tqdm
 
 import augment
 import checkpoint
 import data
+import log
+import metrics
 import options
 import pictures
 import session
@@ -42,12 +40,11 @@ DEFAULTS = {
     'fused_step': False, 'precision': 'float32', 'seed': 0}
 OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'smooth',
             'instance_noise', 'spectral_norm', 'r1', 'seed')       # what graph.build is given
-REFITS = 40             # batches of noise that averaged weights' batch statistics are fitted to
+EVALUATED = 512         # images that a checkpoint is measured by
+REFITS = 30             # batches of noise that averaged weights' batch statistics are fitted to
 SHEET = 64              # images on a sheet of samples
-GIF_FRAMES = 100        # at most
 EPOCHS = 20
 LFW_COUNT = 13233
-COLUMNS = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv
 
 
 def main(argv=None):
@@ -115,6 +112,11 @@ def train(args):
         variables = checkpoint.by_name(tf.global_variables())
         initializer = tf.global_variables_initializer()
     sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
+    evaluated_noise = data.noise(seed, 0, EVALUATED, z_dim, 'evaluate')
+    reference = images[np.sort(data.rng(seed, 0, 'evaluate').choice(
+        len(images), EVALUATED, replace=len(images) < EVALUATED))]
+    profile = metrics.swd_profile(reference)
+    alike = metrics.ms_ssim(reference[::2], reference[1::2])
 
     def feed_of(step):
         batch = data.batch(images, batch_size, seed, step)
@@ -127,7 +129,7 @@ def train(args):
 
     with session.open_session(p.graph, precision) as sess, stop_signals() as stop, \
             concurrent.futures.ThreadPoolExecutor(1) as ahead, contextlib.closing(
-                Log(tf, samples_dir, step, last_step, per_epoch, batch_size)) as log:
+                log.Log(tf, samples_dir, step, last_step, per_epoch, batch_size)) as records:
         if prefix:
             checkpoint.restore(sess, saver, prefix, variables)
             saver.recover_last_checkpoints([path for _, path in
@@ -137,15 +139,31 @@ def train(args):
 
         def draw(noise):
             """Images of noise [n, z_dim] as G draws them in use, float [n, h, w, 3]."""
-            for number in range(REFITS if p.refit else 0):
-                sess.run(p.refit, {p.noise: data.noise(seed, number, batch_size, z_dim, 'refit')})
             return sess.run(p.samples, {p.noise: noise, p.is_training: False})
 
+        def refit():
+            """Fits the batch statistics of averaged weights, a function of these alone."""
+            if p.refit:
+                sess.run(p.start_refit)
+                for number in range(REFITS):
+                    noise = data.noise(seed, number, batch_size, z_dim, 'refit')
+                    sess.run(p.refit, {p.noise: noise})
+
         def save():
-            return checkpoint.save(sess, saver, args.model_dir, name, step, {
+            refit()
+            fakes = pictures.to_uint8(np.concatenate([
+                draw(noise) for noise in np.array_split(evaluated_noise, EVALUATED // SHEET)]))
+            distances = metrics.swd(profile, metrics.swd_profile(fakes))
+            figures = {'swd': float(np.mean(list(distances.values()))),
+                       'ms_ssim': metrics.ms_ssim(fakes[::2], fakes[1::2]),
+                       'ms_ssim_photographs': alike}
+            records.quality(step, **figures)
+            prefix = checkpoint.save(sess, saver, args.model_dir, name, step, {
                 'settings': settings, 'end': end, 'data': facts, 'step': step,
-                'images': step * batch_size, 'epoch': step / per_epoch,
+                'images': step * batch_size, 'epoch': step / per_epoch, 'figures': figures,
                 'tensorflow': tf.__version__})
+            checkpoint.keep_best(prefix, name, figures['swd'])
+            return prefix
 
         # loop
         next_feed = ahead.submit(feed_of, step)
@@ -165,17 +183,18 @@ def train(args):
             if not np.isfinite(loss_d + loss_g):
                 options.fail(f'step {step}: the loss is no longer finite (d {loss_d}, g {loss_g}); '
                              f'{args.model_dir} keeps the last checkpoint, try a smaller --lr')
-            log.status(step, loss_d, loss_g)
+            records.status(step, loss_d, loss_g)
             if step % args.log_every == 0 or step == last_step:
-                log.losses(step, loss_d, loss_g, d_real.mean(), d_fake.mean())
+                records.losses(step, loss_d, loss_g, d_real.mean(), d_fake.mean())
             if step % args.sample_every == 0 or step == last_step:
-                log.sheet(step, draw(sheet_noise))
+                refit()
+                records.sheet(step, draw(sheet_noise))
             if step % args.save_every == 0 and step < last_step and not stop:
                 save()
 
         prefix = save()
         if not stop:
-            log.gif(args.sample_every)
+            records.gif(args.sample_every)
 
     if stop:
         print(f'stopped at step {step:,} and saved {prefix}; --resume goes on', file=sys.stderr)
@@ -204,8 +223,9 @@ def find_photographs(args):
 def starting_point(args, name):
     """(step, prefix) of the newest checkpoint of this run, (0, None) for a new one."""
     kept = checkpoint.of_run(args.model_dir, name)
-    if kept and not args.resume:
-        options.fail(f'{kept[-1][1]} is there already: --resume goes on from it, '
+    best = checkpoint.of_run(os.path.join(args.model_dir, checkpoint.BEST), name)
+    if (kept or best) and not args.resume:
+        options.fail(f'{(kept or best)[-1][1]} is there already: --resume goes on from it, '
                      'another --model-dir begins anew')
     if args.resume and not kept:
         print(f'no checkpoint {name}-<step> in {args.model_dir} yet: beginning at step 0')
@@ -238,7 +258,7 @@ def make_folders(model_dir, samples_dir, new):
         with tempfile.TemporaryFile(dir=folder):
             pass
     mine = [name for name in os.listdir(samples_dir)
-            if re.fullmatch(r'step_\d{7}\.png|loss\.(csv|png)|samples\.gif|events', name)]
+            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events', name)]
     if new and mine:
         numbers = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
         aside = next(folder for folder in numbers if not os.path.exists(folder))
@@ -287,89 +307,6 @@ def stop_signals():
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-
-class Log:
-    """What a run shows and writes: status line, loss.csv, TensorBoard's events, sheets.
-
-    On resume the rows after the step it goes on from are dropped, in loss.csv and, by a session
-    log entry, in TensorBoard.
-    """
-
-    def __init__(self, tf, folder, step, last_step, per_epoch, batch_size):
-        self.tf, self.folder = tf, folder
-        self.last_step, self.per_epoch, self.batch_size = last_step, per_epoch, batch_size
-        self.csv_path = os.path.join(folder, 'loss.csv')
-        rows = self._rows_up_to(step)
-        with open(self.csv_path + '.part', 'w', newline='') as f:
-            csv.writer(f).writerows([COLUMNS] + rows)
-        os.replace(self.csv_path + '.part', self.csv_path)
-        self.csv_file = open(self.csv_path, 'a', newline='')      # noqa: SIM115, closed in close
-        self.events = tf.summary.FileWriter(os.path.join(folder, 'events'))
-        self.events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
-        self.bar = tqdm(total=last_step, initial=step, disable=not sys.stderr.isatty(),
-                        bar_format='{desc} · {elapsed} < {remaining}')
-        self.began = time.time() - (float(rows[-1][COLUMNS.index('seconds')]) if rows else 0)
-        self.last = (step, time.time())
-        self.rate = 0.0
-
-    def _rows_up_to(self, step):
-        try:
-            with open(self.csv_path, newline='') as f:
-                rows = list(csv.reader(f))[1:]
-        except FileNotFoundError:
-            return []
-        return [row for row in rows if len(row) == len(COLUMNS) and int(row[0]) <= step]
-
-    def status(self, step, loss_d, loss_g):
-        """The line that a terminal shows at every step and a file at every row of loss.csv."""
-        seconds = time.time() - self.last[1]
-        if seconds > 1:
-            self.rate = (step - self.last[0]) * self.batch_size / seconds
-            self.last = (step, time.time())
-        self.line = (f'epoch {(step - 1) // self.per_epoch + 1}/'
-                     f'{math.ceil(self.last_step / self.per_epoch)} step {step}/{self.last_step}'
-                     f' · d {loss_d:.2f} g {loss_g:.2f} · {self.rate:.0f} img/s')
-        self.bar.set_description_str(self.line, refresh=False)
-        self.bar.update()
-
-    def losses(self, step, loss_d, loss_g, d_real, d_fake):
-        row = [step, (step - 1) // self.per_epoch + 1, step * self.batch_size,
-               f'{time.time() - self.began:.2f}', f'{loss_d:.6g}', f'{loss_g:.6g}']
-        csv.writer(self.csv_file).writerow(row)
-        self.csv_file.flush()
-        values = [('loss_d', loss_d), ('loss_g', loss_g), ('D(x)', d_real), ('D(G(z))', d_fake)]
-        self.events.add_summary(self.tf.Summary(value=[
-            self.tf.Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values]),
-            step)
-        if self.bar.disable:
-            print(self.line, flush=True)
-
-    def sheet(self, step, images):
-        """images: float [n, h, w, 3] in [-1, 1]."""
-        path = self._sheet_path(step)
-        pictures.write(path, pictures.sheet(pictures.to_uint8(images)))
-        with open(path, 'rb') as f:
-            image = self.tf.Summary.Image(encoded_image_string=f.read(), colorspace=3)
-        self.events.add_summary(self.tf.Summary(value=[
-            self.tf.Summary.Value(tag='samples', image=image)]), step)
-        pictures.plot_losses(self.csv_path, os.path.join(self.folder, 'loss.png'))
-
-    def gif(self, sample_every):
-        """samples.gif of the run's sheets so far, at most GIF_FRAMES of them, evenly spaced."""
-        steps = sorted({*range(sample_every, self.last_step, sample_every), self.last_step})
-        paths = [path for path in map(self._sheet_path, steps) if os.path.exists(path)]
-        places = np.linspace(0, len(paths) - 1, min(len(paths), GIF_FRAMES)).astype(int)
-        pictures.write_gif(os.path.join(self.folder, 'samples.gif'), [paths[i] for i in places])
-
-    def close(self):
-        self.bar.close()
-        self.csv_file.close()
-        self.events.close()
-        pictures.plot_losses(self.csv_path, os.path.join(self.folder, 'loss.png'))
-
-    def _sheet_path(self, step):
-        return os.path.join(self.folder, f'step_{step:07d}.png')
 
 
 def parse(argv):

@@ -188,3 +188,29 @@ def test_save_keeps_settings_beside_what_saver_keeps(tmp_path):
         f'dcgan_toy-{step}.{ending}' for step in (2, 3)
         for ending in ('data-00000-of-00001', 'index', 'json')] + ['dcgan_toy-notes.json']
     assert checkpoint.find(str(tmp_path)) == prefix
+
+
+def test_the_best_is_kept_beside_what_saver_keeps(tmp_path):
+    with tf.Graph().as_default(), tf.Session() as sess:
+        step = tf.get_variable('step', [])
+        saver = tf.train.Saver(max_to_keep=1)
+        for number, swd in ((1, 9.0), (2, 5.0), (3, 7.0), (4, 5.0)):
+            sess.run(step.assign(number))
+            prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', number, {
+                'settings': {}, 'data': {}, 'step': number, 'epoch': 0.5, 'figures': {'swd': swd}})
+            checkpoint.keep_best(prefix, 'dcgan_toy', swd)
+    assert [step for step, _ in checkpoint.of_run(str(tmp_path), 'dcgan_toy')] == [4]
+    best = str(tmp_path / 'best')
+    assert sorted(os.listdir(best)) == [
+        'dcgan_toy-2.data-00000-of-00001', 'dcgan_toy-2.index', 'dcgan_toy-2.json']
+    assert checkpoint.find(best) == os.path.join(best, 'dcgan_toy-2')
+    assert tf.train.load_checkpoint(os.path.join(best, 'dcgan_toy-2')).get_tensor('step') == 2
+
+
+def test_the_best_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
+    def link(source, target):
+        raise OSError('no links here')
+    monkeypatch.setattr(os, 'link', link)
+    prefix = place(tmp_path, 'dcgan_toy-1')
+    checkpoint.keep_best(prefix, 'dcgan_toy', 3.0)
+    assert checkpoint.find(str(tmp_path / 'best')) == str(tmp_path / 'best' / 'dcgan_toy-1')

@@ -13,6 +13,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
+import checkpoint
 import models
 import parity
 import train
@@ -61,11 +62,18 @@ def home(tmp_path_factory):
 
 def test_what_a_run_leaves(home):
     samples = home / 'samples' / 'dcgan_toy'
-    assert sorted(os.listdir(str(home / 'model'))) == ['checkpoint'] + [
+    assert sorted(os.listdir(str(home / 'model'))) == ['best', 'checkpoint'] + [
         f'dcgan_toy-{step}.{ending}' for step in (4, 6)
         for ending in ('data-00000-of-00001', 'index', 'json')]
-    assert sorted(os.listdir(str(samples))) == ['events', 'loss.csv', 'loss.png', 'samples.gif',
-                                                'step_0000003.png', 'step_0000006.png']
+    assert sorted(os.listdir(str(samples))) == [
+        'events', 'loss.csv', 'loss.png', 'quality.csv', 'samples.gif', 'step_0000003.png',
+        'step_0000006.png']
+    measured = rows(samples / 'quality.csv')
+    assert [row['step'] for row in measured] == ['2', '4', '6']
+    assert all(float(row['swd']) > 0 and 0 < float(row['ms_ssim']) < 1 for row in measured)
+    best = min(measured, key=lambda row: float(row['swd']))['step']
+    assert checkpoint.of_run(str(home / 'model' / 'best'), 'dcgan_toy') == [
+        (int(best), str(home / 'model' / 'best' / f'dcgan_toy-{best}'))]
     table = rows(samples / 'loss.csv')
     assert list(table[0]) == ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']
     assert [(r['step'], r['epoch'], r['images']) for r in table] == [
@@ -86,7 +94,8 @@ def test_tensorboard_reads_the_events(home):
         'tensorboard.backend.event_processing.event_accumulator').EventAccumulator(
             str(home / 'samples' / 'dcgan_toy' / 'events'))
     accumulator.Reload()
-    assert sorted(accumulator.Tags()['scalars']) == ['D(G(z))', 'D(x)', 'loss_d', 'loss_g']
+    assert sorted(accumulator.Tags()['scalars']) == ['D(G(z))', 'D(x)', 'loss_d', 'loss_g',
+                                                     'ms_ssim', 'swd']
     assert [event.step for event in accumulator.Scalars('loss_d')] == [2, 4, 6]
     assert [event.step for event in accumulator.Images('samples')] == [3, 6]
 
@@ -143,10 +152,32 @@ def test_a_fused_run_in_bfloat16_resumes_with_both(tmp_path):
     assert '--precision float32: ' in message and 'trained with --precision bfloat16' in message
 
 
+def test_averaged_weights_draw_unless_raw_is_asked_for(tmp_path):
+    for steps in (2, 4):
+        run('train.py', *TOY, '--max-steps', steps, '--average', 0.9, '--log-every', 1,
+            '--resume', cwd=tmp_path)
+    prefix = str(tmp_path / 'model' / 'dcgan_toy-4')
+    names = tf.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
+    assert len(names) == 99 + 22
+    drawn = {}
+    for out, raw in (('averaged', []), ('raw', ['--raw'])):
+        text, _ = run('generate.py', '--ckpt', prefix, '--out', out, '--num', 4, *raw,
+                      '--save-generator', os.path.join(out, 'dcgan'), cwd=tmp_path)
+        assert ('averaged weights' in text) == (not raw)
+        drawn[out] = pixels(tmp_path / out / 'faces_seed0.png').astype(int)
+    assert np.abs(drawn['averaged'] - drawn['raw']).max() > 0
+    # Passed on, it has the plain names and draws the same.
+    again, _ = run('generate.py', '--ckpt', os.path.join('averaged', 'dcgan'), '--out', 'again',
+                   '--num', 4, cwd=tmp_path)
+    assert 'averaged weights' not in again
+    assert (pixels(tmp_path / 'again' / 'faces_seed0.png') == drawn['averaged']).all()
+
+
 @pytest.mark.parametrize('option, value, saved', [
     ('--batch-size', '8', '16'), ('--lr', '0.001', '0.0002'), ('--augment', '', 'flip'),
     ('--image-size', '64', '32'), ('--seed', '1', '0'), ('--crop', '100', '0'),
     ('--g-steps', '2', '1'), ('--beta1', '0.9', '0.5'), ('--z-dim', '64', '100'),
+    ('--average', '0.9', '0.0'), ('--init', 'normal', 'glorot'), ('--lr-d', '0.1', 'None'),
 ])
 def test_a_changed_setting_is_named_on_resume(home, option, value, saved):
     message = refused('train.py', '--dataset', 'toy', '--resume', option, value, cwd=home)
@@ -235,6 +266,7 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     (['--dataset', 'toy', '--samples-dir', 'file'], 'file: File exists'),
     (['--dataset', 'toy', '--model-dir', 'file'], 'file: File exists'),
     (['--dataset', 'toy', '--model-dir', 'a[b]'], 'a[b]: TensorFlow takes *, ? and ['),
+    (['--dataset', 'toy', '--device', 'tpu'], 'argument --device: tpu is neither cpu nor gpu:N'),
     (['--whatever'], 'unrecognized arguments: --whatever'),
 ])
 def test_what_train_refuses(tmp_path, arguments, message):

@@ -1,0 +1,160 @@
+"""What a run shows and writes: status line, tables, TensorBoard's events, sheets, warnings."""
+import collections
+import csv
+import math
+import os
+import sys
+import time
+
+import numpy as np
+from tqdm import tqdm
+
+import pictures
+
+LOSSES = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv
+QUALITY = ['step', 'swd', 'ms_ssim', 'ms_ssim_photographs']               # of quality.csv
+GIF_FRAMES = 100        # at most
+
+# What a run is warned of: D's mean loss over ROWS rows below D_HAS_WON; MS-SSIM by ALIKE above that
+# of photographs and the lowest so far; SWD WORSE times the lowest so far.
+ROWS, D_HAS_WON, ALIKE, WORSE = 20, 0.05, 0.15, 2.0
+
+
+class Log:
+    """A run's records in a folder.
+
+    On resume the rows after the step it goes on from are dropped, in the tables and, by a session
+    log entry, in TensorBoard.
+    """
+
+    def __init__(self, tf, folder, step, last_step, per_epoch, batch_size):
+        self.tf, self.folder = tf, folder
+        self.last_step, self.per_epoch, self.batch_size = last_step, per_epoch, batch_size
+        self.loss_table = _Table(os.path.join(folder, 'loss.csv'), LOSSES, step)
+        self.quality_table = _Table(os.path.join(folder, 'quality.csv'), QUALITY, step)
+        self.events = tf.summary.FileWriter(os.path.join(folder, 'events'))
+        self.events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
+        self.bar = tqdm(total=last_step, initial=step, disable=not sys.stderr.isatty(),
+                        bar_format='{desc} · {elapsed} < {remaining}')
+        rows, measured = self.loss_table.rows, self.quality_table.rows
+        self.began = time.time() - (float(rows[-1][LOSSES.index('seconds')]) if rows else 0)
+        self.last = (step, time.time())
+        self.rate = 0.0
+        self.recent = collections.deque(maxlen=ROWS)
+        self.best = min(((float(row[1]), int(row[0])) for row in measured), default=None)
+        self.most_varied = min((float(row[2]) for row in measured), default=1.0)
+        self.warned = set()
+
+    def status(self, step, loss_d, loss_g):
+        """The line that a terminal shows at every step and a file at every row of loss.csv."""
+        seconds = time.time() - self.last[1]
+        if seconds > 1:
+            self.rate = (step - self.last[0]) * self.batch_size / seconds
+            self.last = (step, time.time())
+        self.line = (f'epoch {(step - 1) // self.per_epoch + 1}/'
+                     f'{math.ceil(self.last_step / self.per_epoch)} step {step}/{self.last_step}'
+                     f' · d {loss_d:.2f} g {loss_g:.2f} · {self.rate:.0f} img/s')
+        self.bar.set_description_str(self.line, refresh=False)
+        self.bar.update()
+
+    def losses(self, step, loss_d, loss_g, d_real, d_fake):
+        self.loss_table.write([
+            step, (step - 1) // self.per_epoch + 1, step * self.batch_size,
+            f'{time.time() - self.began:.2f}', f'{loss_d:.6g}', f'{loss_g:.6g}'])
+        self._scalars(step, {'loss_d': loss_d, 'loss_g': loss_g, 'D(x)': d_real,
+                             'D(G(z))': d_fake})
+        if self.bar.disable:
+            print(self.line, flush=True)
+        self.recent.append(float(loss_d))
+        mean = np.mean(self.recent)
+        self._warn('won', len(self.recent) == ROWS and mean < D_HAS_WON,
+                   f'step {step}: D tells all drawings (its mean loss is {mean:.3f}), so G learns '
+                   'little; try --recipe best, --g-steps 2 or a smaller --lr-d')
+
+    def quality(self, step, swd, ms_ssim, ms_ssim_photographs):
+        """Writes a row and warns of what the measures show of a run that fails."""
+        self.quality_table.write([step] + [f'{value:.6g}' for value in (
+            swd, ms_ssim, ms_ssim_photographs)])
+        self._scalars(step, {'swd': swd, 'ms_ssim': ms_ssim})
+        # Before it has learnt anything, G draws the same at every noise; that is no collapse.
+        self.most_varied = min(self.most_varied, ms_ssim)
+        self._warn('alike', ms_ssim > max(ms_ssim_photographs, self.most_varied) + ALIKE,
+                   f'step {step}: the faces are alike (MS-SSIM {ms_ssim:.2f} between them, '
+                   f'{ms_ssim_photographs:.2f} between photographs): G collapses; go back to an '
+                   'earlier checkpoint, try --recipe best or a smaller --lr')
+        self.best = min(self.best or (swd, step), (swd, step))
+        self._warn('worse', swd > WORSE * self.best[0],
+                   f'step {step}: the faces are worse than at step {self.best[1]} (SWD {swd:.1f} '
+                   f'against {self.best[0]:.1f}), whose checkpoint is kept in best/; if that goes '
+                   'on, try --average 0.999 or a smaller --lr')
+
+    def sheet(self, step, images):
+        """images: float [n, h, w, 3] in [-1, 1]."""
+        path = self._sheet_path(step)
+        pictures.write(path, pictures.sheet(pictures.to_uint8(images)))
+        with open(path, 'rb') as f:
+            image = self.tf.Summary.Image(encoded_image_string=f.read(), colorspace=3)
+        self.events.add_summary(self.tf.Summary(value=[
+            self.tf.Summary.Value(tag='samples', image=image)]), step)
+        self._plot()
+
+    def gif(self, sample_every):
+        """samples.gif of the run's sheets so far, at most GIF_FRAMES of them, evenly spaced."""
+        steps = sorted({*range(sample_every, self.last_step, sample_every), self.last_step})
+        paths = [path for path in map(self._sheet_path, steps) if os.path.exists(path)]
+        places = np.linspace(0, len(paths) - 1, min(len(paths), GIF_FRAMES)).astype(int)
+        pictures.write_gif(os.path.join(self.folder, 'samples.gif'), [paths[i] for i in places])
+
+    def close(self):
+        self.bar.close()
+        self.loss_table.close()
+        self.quality_table.close()
+        self.events.close()
+        self._plot()
+
+    def _plot(self):
+        pictures.plot_losses(self.loss_table.path, os.path.join(self.folder, 'loss.png'))
+
+    def _sheet_path(self, step):
+        return os.path.join(self.folder, f'step_{step:07d}.png')
+
+    def _scalars(self, step, values):
+        self.events.add_summary(self.tf.Summary(value=[
+            self.tf.Summary.Value(tag=tag, simple_value=float(value))
+            for tag, value in values.items()]), step)
+
+    def _warn(self, kind, fails, sentence):
+        """Says the sentence when what fails begins to, not each time that it still does."""
+        if fails and kind not in self.warned:
+            print(sentence, file=sys.stderr, flush=True)
+        (self.warned.add if fails else self.warned.discard)(kind)
+
+
+class _Table:
+    """A CSV file with a heading that is added to row by row.
+
+    rows: those of an earlier file up to a step, kept.
+    """
+
+    def __init__(self, path, columns, step):
+        self.path, self.rows = path, self._rows(path, columns, step)
+        with open(path + '.part', 'w', newline='') as f:
+            csv.writer(f).writerows([columns] + self.rows)
+        os.replace(path + '.part', path)
+        self.file = open(path, 'a', newline='')      # noqa: SIM115, closed in close
+
+    @staticmethod
+    def _rows(path, columns, step):
+        try:
+            with open(path, newline='') as f:
+                return [row for row in list(csv.reader(f))[1:]
+                        if len(row) == len(columns) and int(row[0]) <= step]
+        except FileNotFoundError:
+            return []
+
+    def write(self, row):
+        csv.writer(self.file).writerow(row)
+        self.file.flush()
+
+    def close(self):
+        self.file.close()
