@@ -12,15 +12,16 @@ import itertools
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-# For kernels of 5x5 and stride 2 on a processor: up to this side of the larger image nine matrix
-# products are faster than oneDNN's convolution. Milliseconds on two AVX-512 cores with bfloat16
-# units, batch 64, TensorFlow 2.21, oneDNN's first. What isn't here was not faster.
+# For kernels of 5x5 and stride 2 on a processor: up to this side of the larger image products of
+# matrices are faster than oneDNN's convolution. Milliseconds on two cores with AVX-512 and bfloat16
+# units, batch 64, TensorFlow 2.21, oneDNN's first: on Zen 5, in brackets on Zen 4. What isn't here
+# was not faster.
 PRODUCTS_UP_TO = {
-    ('forward', 'float32'): 8,      # 27.7, 12.9 at 8x8, 256 to 512 channels; at 16x16 13.0, 16.9
-    ('forward', 'bfloat16'): 8,     # 10.1, 7.4; at 16x16 7.6, 9.9
-    ('input', 'float32'): 8,        # 22.1, 15.7; at 16x16 15.0, 19.7; in bfloat16 9.0, 8.8
-    ('filter', 'float32'): 16,      # 20.3, 14.6; at 16x16 18.4, 17.0; at 32x32 18.9, 25.2
-    ('filter', 'bfloat16'): 16,     # 22.7, 7.0; at 16x16 14.0, 9.0; at 32x32 12.1, 16.0
+    ('forward', 'float32'): 8,      # 27.7, 12.9 (30.5, 27.7) at 8x8, 256 to 512 channels
+    ('forward', 'bfloat16'): 8,     # 10.1, 7.4 (14.3, 14.8); at 16x16 7.6, 9.9 (15.4, 22.1)
+    ('input', 'float32'): 8,        # 22.1, 15.7 (29.7, 32.3); at 16x16 15.0, 19.7 (28.6, 37.0)
+    ('filter', 'float32'): 16,      # (54.1, 25.8); at 16x16 (42.8, 31.7); at 32x32 (32.5, 42.8)
+    ('filter', 'bfloat16'): 16,     # (76.3, 18.3); at 16x16 (28.0, 18.5); at 32x32 (23.9, 28.2)
 }
 # The input gradient, which is also the transposed convolution, where the larger image has few
 # channels, by a convolution of stride 1: 8.8, 4.1 in float32, 5.8, 3.1 in bfloat16 at 64x64, 3.
@@ -161,11 +162,18 @@ def _add_bias(x, bias):
         return tf.nn.bias_add(x, bias, name='BiasAdd')
 
     # The gradient's sum over [n, h, w, c] is slow for few channels, 3.5 ms for 3 at 64x64; over
-    # whole rows of pixels it takes 0.4.
+    # whole rows of pixels it takes 0.4. In bfloat16 a product with ones sums, in float32 inside;
+    # for BiasAddGrad the whole gradient would be cast to float32 first, 2 % of a step.
+    precision = _fast_for
+
     @tf.custom_gradient
     def add(x, bias):
         def gradient(dy):
-            rows = tf.raw_ops.BiasAddGrad(out_backprop=tf.reshape(dy, [-1, width * channels]))
+            rows = tf.reshape(dy, [-1, width * channels])
+            if precision == 'bfloat16':
+                rows = tf.matmul(tf.ones([1, tf.shape(rows)[0]]), rows)
+            else:
+                rows = tf.raw_ops.BiasAddGrad(out_backprop=rows)
             return dy, tf.reduce_sum(tf.reshape(rows, [width, channels]), 0)
         return tf.nn.bias_add(x, bias, name='BiasAdd'), gradient
     return add(x, tf.convert_to_tensor(bias))
@@ -186,7 +194,7 @@ def _forward(x, kernel, strides, precision=None):
     filters = kernel.shape.as_list()[3]
     blocks = _blocks(x)
     parts = []
-    for v, h in _tiles(height, width):
+    for v, h in itertools.product(_tiles(height), _tiles(width)):
         depth = v.size * h.size * channels
         seen = blocks[:, v.blocks, h.blocks, v.first:, h.first * channels:]
         y = tf.matmul(tf.reshape(seen, [-1, depth]),
@@ -202,14 +210,22 @@ def _filter_gradient(x, dy, kernel, strides, precision):
                                             [1, strides, strides, 1], 'SAME')
     _, height, width, channels = x.shape.as_list()
     filters = kernel.shape.as_list()[3]
-    blocks = _blocks(x)
-    parts = []
-    for v, h in _tiles(height, width):
-        seen = blocks[:, v.blocks, h.blocks, v.first:, h.first * channels:]
-        part = tf.matmul(tf.reshape(seen, [-1, v.size * h.size * channels]),
-                         tf.reshape(dy[:, v.outputs, h.outputs], [-1, filters]), transpose_a=True)
-        parts.append(tf.reshape(part, [v.size, h.size, channels, filters]))
-    return tf.concat([tf.concat(parts[row:row + 3], 1) for row in (0, 3, 6)], 0)
+    # With even rows first, then odd ones, and images within rows, runs of rows are not copied.
+    x = tf.transpose(tf.reshape(x, [-1, height // 2, 2, width * channels]), [2, 1, 0, 3])
+    x = tf.reshape(x, [height, -1, width // 2, 2 * channels])
+    dy = tf.transpose(dy, [1, 0, 2, 3])
+    rows = [[] for _ in range(5)]       # of the kernel
+    for h in _tiles(width):
+        seen, outputs = x[:, :, h.blocks, h.first * channels:], dy[:, :, h.outputs]
+        for v in _tiles(height):
+            rows_out = tf.reshape(outputs[v.outputs], [-1, filters])
+            for row in range(v.size):
+                first = (v.first + row) * height // 2
+                rows_in = seen[first + v.blocks.start:first + v.blocks.stop]
+                part = tf.matmul(tf.reshape(rows_in, [-1, h.size * channels]), rows_out,
+                                 transpose_a=True)
+                rows[v.taps.start + row].append(tf.reshape(part, [h.size, channels, filters]))
+    return tf.stack([tf.concat(row, 0) for row in rows])
 
 
 def _input_gradient(dy, kernel, size, strides, precision=None):
@@ -221,7 +237,7 @@ def _input_gradient(dy, kernel, size, strides, precision=None):
     if not _by_products('input', large, precision):
         return tf.nn.conv2d_backprop_input(size, kernel, dy, [1, strides, strides, 1], 'SAME')
     parts = []
-    for v, h in _tiles(2 * height, 2 * width):
+    for v, h in itertools.product(_tiles(2 * height), _tiles(2 * width)):
         depth = v.size * h.size * channels
         dx = tf.matmul(tf.reshape(dy[:, v.outputs, h.outputs], [-1, filters]),
                        tf.reshape(kernel[v.taps, h.taps], [depth, filters]), transpose_b=True)
@@ -256,20 +272,17 @@ def _by_products(pass_, large, precision):
 Tile = collections.namedtuple('Tile', 'taps size first outputs blocks outside')
 
 
-def _tiles(height, width):
-    """The nine pairs of Tiles of a 5x5 kernel of stride 2 on an image of even sides.
+def _tiles(side):
+    """The three Tiles of an axis of a 5x5 kernel of stride 2 on an image of that side, even.
 
     Output y sees rows 2y - 1 to 2y + 3: the second row of block y - 1 and all of y and y + 1. What
     lies outside the image is not multiplied, 28 % of the kernel's work at 8x8. And where nine
     slices do, whole blocks of them, 25 with a stride take far longer.
     """
-    axes = []
-    for side in (height // 2, width // 2):
-        last = side - 1
-        axes.append([Tile(slice(0, 1), 1, 1, slice(1, side), slice(0, last), [1, 0]),
-                     Tile(slice(1, 3), 2, 0, slice(0, side), slice(0, side), [0, 0]),
-                     Tile(slice(3, 5), 2, 0, slice(0, last), slice(1, side), [0, 1])])
-    return itertools.product(*axes)
+    blocks, last = side // 2, side // 2 - 1
+    return [Tile(slice(0, 1), 1, 1, slice(1, blocks), slice(0, last), [1, 0]),
+            Tile(slice(1, 3), 2, 0, slice(0, blocks), slice(0, blocks), [0, 0]),
+            Tile(slice(3, 5), 2, 0, slice(0, last), slice(1, blocks), [0, 1])]
 
 
 def _blocks(x):
