@@ -220,7 +220,7 @@ def compare(real, fake):
     figures['ms_ssim'] = float(fake['ms_ssim'])
     if 'features' in fake:
         sets = real['features'], fake['features']
-        size = min(KID_SUBSET, *map(len, sets))
+        size = min(KID_SUBSET, len(fake['features']) // 2)      # so that subsets differ
         figures['fid'] = metrics.fid(*map(metrics.statistics, sets))
         figures['kid'], figures['kid_deviation'] = metrics.kid(*sets, size=size)
         figures['precision'], figures['recall'] = metrics.precision_recall(*sets)
@@ -310,6 +310,8 @@ def network(tf, graph_def, args):
     try:
         frozen.ParseFromString(graph_def)
     except DecodeError:
+        frozen.Clear()
+    if not frozen.node:
         options.fail(f'--inception {args.inception}: is no frozen graph, or damaged')
     names = {node.name for node in frozen.node}
     for option in ('input', 'output'):

@@ -1,0 +1,252 @@
+"""evaluate.py as a user runs it, on drawn faces, with a frozen graph that is made here."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from PIL import Image
+
+import data
+import evaluate
+import metrics
+from conftest import ROOT
+from test_programs import refused, run
+
+FIGURES = ['swd', 'swd_32', 'swd_16', 'ms_ssim']
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    """A folder with faces, others, a network, and a run of 4 steps on the faces."""
+    folder = tmp_path_factory.mktemp('home')
+    for name, count in (('faces', 240), ('others', 40)):
+        (folder / name).mkdir()
+        for number in range(count):
+            data.draw_toy(f'{name} {number}').save(str(folder / name / f'{number:03d}.png'))
+    run('train.py', '--dataset', 'faces', '--image-size', 32, '--batch-size', 16, '--max-steps', 4,
+        '--save-every', 2, cwd=folder)
+    with tf.Graph().as_default() as graph:
+        # A batch of 1, as the published network has it.
+        images = tf.placeholder(tf.float32, [1, None, None, 3], name='ExpandDims')
+        tf.nn.avg_pool(images, 8, 8, 'VALID', name='pool_3')
+        tf.placeholder(tf.float32, [], name='unused')
+        (folder / 'network.pb').write_bytes(graph.as_graph_def().SerializeToString())
+    return folder
+
+
+@pytest.fixture
+def here(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    return tmp_path
+
+
+def evaluated(tmp_path, *arguments):
+    """What evaluate.py writes with --json; in this process."""
+    path = tmp_path / 'figures.json'
+    assert evaluate.main(['--dataset', 'faces', '--json', str(path), '--out', str(tmp_path)]
+                         + [str(a) for a in arguments]) == 0
+    return json.loads(path.read_text())
+
+
+def photographs(name='faces'):
+    return data.load(data.find(name), 32, 0).images[:]
+
+
+def refusal(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main([str(a) for a in arguments])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.startswith('error: ') and err.count('\n') == 1, err
+    return err
+
+
+def test_all_checkpoints_with_everything(home):
+    out, err = run('evaluate.py', '--dataset', 'faces', '--all', '--num', 100, '--sheet',
+                   '--held-out', 'others', '--inception', 'network.pb', '--json', 'all.json',
+                   cwd=home)
+    assert err == 'reading 40 photographs of others\n'
+    assert '240 photographs of faces, largest square by Pillow BILINEAR to 32x32' in out
+    assert '100 images a side, the floor likewise; seed 0' in out
+    assert 'against 40 photographs of others that it was not trained on' in out
+    assert 'features: pool_3:0 of network.pb' in out
+    found = json.loads((home / 'all.json').read_text())
+    assert [(one['checkpoint'], one['step']) for one in found['checkpoints']] == [
+        ('model/dcgan_faces-2', 2), ('model/dcgan_faces-4', 4)]
+    names = FIGURES + ['fid', 'kid', 'kid_deviation', 'precision', 'recall', 'copies']
+    assert sorted(found['floor']) == sorted(names)
+    for one in found['checkpoints']:
+        assert sorted(one['figures']) == sorted(names)
+        for name in ('swd', 'swd_32', 'swd_16', 'ms_ssim', 'fid', 'kid'):
+            assert one['figures'][name] > 1.3 * found['floor'][name], name
+        # As printed: the checkpoint's name, then a line a figure with its floor.
+        table = out[out.index(f'\n{one["checkpoint"]} '):]
+        assert re.search(r'\nFID +{:.4f} +{:.4f}\n'.format(one['figures']['fid'],
+                                                          found['floor']['fid']), table)
+    protocol = found['protocol']
+    assert [protocol[key] for key in ('dataset', 'photographs', 'image_size', 'crop', 'resize',
+                                      'images', 'floor_images', 'seed')] == [
+        'faces', 240, 32, 0, 'Pillow BILINEAR', 100, 100, 0]
+    assert (protocol['network']['file'], len(protocol['network']['sha256'])) == ('network.pb', 64)
+    with Image.open(str(home / 'samples' / 'measures_dcgan_faces.png')) as curves:
+        assert curves.size[0] == 1200
+    with Image.open(str(home / 'samples' / 'nearest_dcgan_faces-4.png')) as sheet:
+        assert sheet.size == (6 * 32, 12 * 32)
+
+
+def test_the_figures_are_those_of_the_measures(here):
+    found = evaluated(here, '--num', 100, '--seed', 1, '--inception', 'network.pb')
+    assert found['checkpoints'][0]['checkpoint'] == 'model/dcgan_faces-4'
+    order = np.random.RandomState(1).permutation(240)
+    args = evaluate.parse(['--seed', '1'])
+    samples = evaluate.draw('model/dcgan_faces-4', 100, args)
+    sets = samples, photographs()[order[:100]], photographs()[order[100:200]]
+    profiles = [metrics.swd_profile(images) for images in sets]
+    features = [images.reshape(100, 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(100, 48)
+                for images in sets]
+    for a, b, figures in ((1, 0, found['checkpoints'][0]['figures']), (1, 2, found['floor'])):
+        swd = metrics.swd(profiles[a], profiles[b])
+        assert [figures['swd_32'], figures['swd_16']] == pytest.approx([swd[32], swd[16]],
+                                                                       rel=1e-2)
+        assert figures['swd'] == pytest.approx((swd[32] + swd[16]) / 2, rel=1e-2)
+        assert figures['ms_ssim'] == pytest.approx(
+            metrics.ms_ssim(sets[b][:50], sets[b][50:]), rel=1e-3)
+        assert figures['fid'] == pytest.approx(metrics.fid(
+            *(metrics.statistics(features[i]) for i in (a, b))), rel=1e-3)
+        assert figures['kid'] == pytest.approx(metrics.kid(
+            features[a], features[b], size=50)[0], rel=1e-3)
+        assert [figures['precision'], figures['recall']] == pytest.approx(
+            metrics.precision_recall(features[a], features[b]), abs=0.01)
+
+
+def test_the_photographs_are_measured_once(here, monkeypatch):
+    measured = []
+    summary = evaluate.summary
+
+    def counted(images, features_of):
+        measured.append(len(images))
+        return summary(images, features_of)
+    monkeypatch.setattr(evaluate, 'summary', counted)
+    first = evaluated(here, '--num', 20, '--seed', 2)
+    assert measured == [20, 20, 20]         # the photographs, others, the samples
+    assert evaluated(here, '--num', 20, '--seed', 2) == first
+    assert measured[3:] == [20]
+    for name in os.listdir('datasets/cache'):
+        if name.endswith('.npz'):
+            os.truncate(f'datasets/cache/{name}', 1000)
+    measured.clear()
+    assert evaluated(here, '--num', 20, '--seed', 2) == first
+    assert measured == [20, 20, 20]
+    with open('network.pb', 'rb') as f, open(str(here / 'other.pb'), 'wb') as other:
+        other.write(f.read() + tf.GraphDef(versions={'producer': 21}).SerializeToString())
+    times = []
+    for network in ('network.pb', here / 'other.pb', 'network.pb'):
+        measured.clear()
+        evaluated(here, '--num', 20, '--seed', 2, '--inception', network)
+        times.append(len(measured))
+    assert times == [3, 3, 1]
+
+
+def test_other_photographs_as_samples_are_the_floor(here, monkeypatch):
+    others = photographs()[np.random.RandomState(0).permutation(240)[120:]]
+    monkeypatch.setattr(evaluate, 'draw', lambda prefix, count, args: others)
+    found = evaluated(here, '--inception', 'network.pb')
+    assert found['protocol']['images'] == 120
+    assert found['checkpoints'][0]['figures'] == pytest.approx(found['floor'], rel=1e-6)
+
+
+def test_copies_are_seen(here, monkeypatch):
+    training, new = photographs(), photographs('others')
+    # As copies_side chooses the photographs of either kind.
+    rng = np.random.RandomState(0)
+    chosen = training[rng.permutation(240)[:40]]
+    for samples, share in ((chosen[:, :, ::-1], 1), (new, 0)):
+        monkeypatch.setattr(evaluate, 'draw', lambda prefix, count, args, s=samples: s)
+        found = evaluated(here, '--num', 40, '--held-out', 'others')
+        assert found['checkpoints'][0]['figures']['copies'] == share
+        assert 0.1 < found['floor']['copies'] < 0.9
+    assert found['protocol']['held_out'] == {'dataset': 'others', 'photographs': 40}
+
+
+def test_the_nearest_photographs_stand_beside_a_sample(here):
+    images = photographs()
+    samples = images[[7, 30, 4]] // 2 + 60
+    samples[1] = images[30]
+    sheet = evaluate.nearest_sheet(samples, images)
+    assert sheet.shape == (3 * 32, 6 * 32, 3)
+    assert (sheet[:32, :32] == images[30]).all()        # the one most like a photograph
+    assert (sheet[:32, 32:64] == images[30]).all()
+
+
+def test_another_set_and_more_than_half_of_it(here, capsys):
+    found = evaluated(here, '--dataset', 'others', '--num', 30, '--sheet', '--raw')
+    assert (found['protocol']['images'], found['protocol']['floor_images']) == (30, 20)
+    out = capsys.readouterr().out
+    assert '30 images a side, for the floor 20, half of them all' in out
+    assert 'was trained on other photographs (faces): nothing is said of copies' in out
+    assert 'no sheet of nearest photographs' in out
+    assert evaluated(here, '--dataset', 'others')['protocol']['images'] == 20
+
+
+def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
+    faces = here / 'celeba'
+    faces.mkdir()
+    for number in range(32):
+        shutil.copy(f'faces/{number:03d}.png', str(faces / f'{number:06d}.png'))
+    for ending in ('.index', '.data-00000-of-00001'):       # and no settings
+        shutil.copy('model/dcgan_faces-4' + ending, str(here / ('dcgan_faces-4' + ending)))
+    arguments = ['--dataset', 'celeba', '--data-dir', here, '--ckpt', here]
+    assert 'copies' not in evaluated(here, *arguments)['floor']
+    out = capsys.readouterr().out
+    assert 'nothing says what it was trained on: taken to be these' in out
+    (faces / 'list_eval_partition.txt').write_text(''.join(
+        f'{number:06d}.png {0 if number < 20 else 2}\n' for number in range(32)))
+    found = evaluated(here, *arguments)
+    assert found['protocol']['photographs'] == 20 and found['protocol']['crop'] == 178
+    assert found['protocol']['held_out'] == {'dataset': 'celeba_test', 'photographs': 12}
+    assert 0 <= found['checkpoints'][0]['figures']['copies'] <= 1
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--crop', '50'], '--crop 50: model/dcgan_faces-4 was trained with --crop 0, and figures'),
+    (['--ckpt', 'nowhere'], '--ckpt nowhere: no checkpoint there'),
+    (['--dataset', 'nowhere'], '--dataset nowhere: neither lfw, celeba, toy nor a folder'),
+    (['--held-out', 'nowhere'], '--held-out nowhere: '),
+    (['--held-out', 'faces'], '--held-out faces: these are the photographs of --dataset faces'),
+    (['--num', '5'], 'argument --num/--max-images: 5 is not from 8 to'),
+    (['--inception', 'none.pb'], 'none.pb: No such file'),
+    (['--inception', 'all.txt'], '--inception all.txt: is no frozen graph, or damaged'),
+    (['--inception', 'half.pb'], '--inception half.pb: is no frozen graph, or damaged'),
+    (['--inception', 'network.pb', '--input', 'image:0'],
+     '--input image: not in network.pb, which takes ExpandDims, unused and ends in pool_3, unused'),
+    (['--inception', 'network.pb', '--output', 'fc'], '--output fc: not in network.pb'),
+    (['--inception', 'network.pb', '--output', 'pool_3:7'], '--inception network.pb: '),
+    (['--ckpt', os.path.join(ROOT, 'model', 'dcgan_lfw'), '--all'], 'belongs to no run'),
+])
+def test_what_evaluate_refuses(here, capsys, home, arguments, message):
+    (home / 'all.txt').write_text('a page that says that the file has moved')
+    (home / 'half.pb').write_bytes((home / 'network.pb').read_bytes()[:-40])
+    arguments = arguments if '--dataset' in arguments else ['--dataset', 'faces'] + arguments
+    assert message in refusal(capsys, *arguments)
+
+
+def test_too_few_photographs(here, capsys):
+    (here / 'few').mkdir()
+    for number in range(15):
+        Image.new('RGB', (32, 32)).save(str(here / 'few' / f'{number}.png'))
+    with pytest.raises(SystemExit):
+        evaluate.main(['--dataset', str(here / 'few')])
+    assert '15 photographs are too few to compare with; at least 16' in capsys.readouterr().err
+
+
+def test_help_says_where_the_network_is(home):
+    out, _ = run('evaluate.py', '--help', cwd=home)
+    assert 'inception-2015-12-05.tgz' in out
+    assert 'no checkpoint in this folder' in refused('evaluate.py', '--ckpt', '.', cwd=home)
+    # Both answer at once: TensorFlow is imported after them.
+    subprocess.check_call([sys.executable, '-c', 'import evaluate, sys; '
+                           'sys.exit("tensorflow" in sys.modules)'], cwd=ROOT)
