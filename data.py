@@ -359,8 +359,8 @@ def _remove_outdated(folder, stem, path, of):
         elif name.startswith(stem) and name.endswith('.uint8') and other != path:
             facts = _read_facts(other)
             if facts and facts['folder'] == of:
-                os.remove(other + '.json')
-                os.remove(other)
+                for file in glob.glob(glob.escape(other) + '.*') + [other]:    # measures, too
+                    os.remove(file)
 
 
 def _is_running(pid):

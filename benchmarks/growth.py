@@ -7,8 +7,8 @@ The photographs are 1,000 drawn faces, JPEGs of 250x250, and hard links to them.
 from a process of its own, its start included; MB is the most that process ever held, its code and
 mapped files included. `prepare` decodes them. `epoch` reads every batch of an epoch as training
 does, without the training. `train` is train.py for 60 steps in the fastest way; `outside` is the
-share of its loop's time that passed outside of `sess.run`. `generate` draws as many faces, each a
-PNG.
+share of its loop's time that passed outside of `sess.run`. `generate` draws as many faces of 32x32,
+each a PNG.
 """
 import argparse
 import json
@@ -81,8 +81,8 @@ def train(photographs, home, count):
 
 def generate(photographs, home, count):
     import generate as program
-    program.main(['--ckpt', os.path.join(ROOT, 'model'), '--num', str(count), '--separate',
-                  '--out', os.path.join(home, 'out')])
+    program.main(['--ckpt', os.path.join(os.path.dirname(photographs), 'model'), '--num',
+                  str(count), '--separate', '--out', os.path.join(home, 'out')])
 
 
 STAGES = {stage.__name__: stage for stage in (prepare, epoch, train, generate)}
@@ -117,6 +117,9 @@ def main():
     with tempfile.TemporaryDirectory() as home:
         faces = os.path.join(home, 'faces')
         draw_photographs(faces)
+        subprocess.run([sys.executable, os.path.join(ROOT, 'train.py'), '--dataset', 'toy',
+                        '--image-size', '32', '--max-steps', '1'], cwd=home, check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for count in args.counts:
             photographs = os.path.join(home, str(count))
             link(faces, photographs, count)
