@@ -182,6 +182,38 @@ def _open_member(archive, name):
     return Image.open(io.BytesIO(archive.read(name)))
 
 
+# CelebA's labels
+
+def attributes(folder, names):
+    """(the 40 labels' names, int8 [n, 40] of -1 and 1) of the photographs of these names.
+
+    Reads the authors' list_attr_celeba.txt or the Kaggle copy's CSV in folder. Raises DataError
+    where there is neither, where a line is none of theirs or a photograph has no line.
+    """
+    paths = [os.path.join(folder, 'list_attr_celeba' + ending) for ending in ('.txt', '.csv')]
+    path = next((path for path in paths if os.path.exists(path)), None)
+    if path is None:
+        raise DataError(f'no labels of CelebA: neither {" nor ".join(paths)} is there')
+    number_of = {os.path.basename(name): number for number, name in enumerate(names)}
+    with open(path, encoding='utf-8', errors='replace') as f:
+        lines = ((number, line.replace(',', ' ').split()) for number, line in enumerate(f, 1))
+        # The text's first line is the number of photographs, the CSV's heading names its column.
+        heading = next((fields for _, fields in lines if len(fields) > 1), [])
+        known = heading[heading[:1] == ['image_id']:]
+        labels = np.zeros([len(names), len(known)], np.int8)
+        for number, fields in lines:
+            name, values = fields[:1], fields[1:]
+            if name and (len(values) != len(known) or not set(values) <= {'1', '-1'}):
+                raise DataError(f'{path}, line {number}: should be a file name and {len(known)} '
+                                'times 1 or -1')
+            if name and name[0] in number_of:
+                labels[number_of[name[0]]] = values
+    without = np.flatnonzero((labels == 0).any(axis=1)) if known else range(len(names))
+    if len(without):
+        raise DataError(f'{path}: has no line for {names[without[0]]}')
+    return known, labels
+
+
 # one photograph
 
 def square(image, image_size, crop=0):
@@ -385,14 +417,18 @@ def rng(seed, step, stream):
 
 
 def batch(images, batch_size, seed, step):
-    """Batch number `step` (from 0) of an endless run, uint8 [batch_size, s, s, 3].
+    """Batch number `step` (from 0) of an endless run, uint8 [batch_size, s, s, 3]."""
+    return images[rows(len(images), batch_size, seed, step)]
+
+
+def rows(count, batch_size, seed, step):
+    """Which of count images are batch number `step`, int [batch_size].
 
     Every epoch goes through all images in an order of its own; what doesn't fill a batch is left
     out of that epoch.
     """
-    epoch, number = divmod(step, len(images) // batch_size)
-    order = _order(len(images), seed, epoch)
-    return images[order[number * batch_size:(number + 1) * batch_size]]
+    epoch, number = divmod(step, count // batch_size)
+    return _order(count, seed, epoch)[number * batch_size:(number + 1) * batch_size]
 
 
 @functools.lru_cache(maxsize=2)

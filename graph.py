@@ -6,6 +6,7 @@ import collections
 
 import tensorflow.compat.v1 as tf
 
+import diffaugment as augment
 import losses
 import models
 import ops
@@ -23,7 +24,7 @@ NOISE_HALVED = 1000        # steps after which the standard deviation of instanc
 
 def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fused_g_steps=0,
           fast_for=None, loss_scale=1, lr_d=None, init='glorot', average=0.0, smooth=0.0,
-          instance_noise=0.0, spectral_norm=False, r1=0.0):
+          instance_noise=0.0, spectral_norm=False, r1=0.0, diffaugment=()):
     """Builds it in a tf.Graph of its own and returns a Graph.
 
     Both optimizers wait for all update ops, so a run of either moves the moving averages of both
@@ -39,7 +40,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
     samples is what G draws in use, with is_training fed False. With average it is what the moving
     average of G's weights draws; its batch statistics are then fitted by start_refit and some runs
     of refit, each of which moves them towards those of a batch of noise (otherwise None). step is
-    fed the number of steps done where average or instance_noise asks for it (otherwise None).
+    fed the number of steps done where an option asks for it (otherwise None).
 
     fast_for: see ops.fast_convolutions. loss_scale: factor of the losses while gradients are
     computed, for float16. The others are train.py's options of these names.
@@ -51,14 +52,18 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         X = tf.placeholder(tf.float32, [None, image_size, image_size, 3], name='X')
         noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
         is_training = tf.placeholder(tf.bool, [], name='is_training')
-        step = tf.placeholder(tf.int32, [], name='step') if average or instance_noise else None
+        step = None
+        if average or instance_noise or diffaugment:
+            step = tf.placeholder(tf.int32, [], name='step')
 
         # Without a tf.cond at each batch norm a fused step takes 2 % less time.
         training = True if fused_g_steps else is_training
 
         def discriminator(images, stream, reuse=None):
+            if diffaugment:
+                images = augment.apply(diffaugment, images, _seed(seed, step, stream))
             if instance_noise:
-                images = _noisy(images, instance_noise, step, [seed, stream])
+                images = _noisy(images, instance_noise, step, _seed(seed + 1, step, stream))
             with _scope(custom_getter=ops.spectral_norm if spectral_norm else None):
                 return models.discriminator(images, training, reuse, width)
 
@@ -120,10 +125,14 @@ def _minimize(adam, loss, variables, loss_scale):
     return adam.apply_gradients([(gradient / loss_scale, v) for gradient, v in gradients])
 
 
+def _seed(seed, step, stream):
+    """For TensorFlow's stateless random numbers, which are a function of it."""
+    return tf.stack([seed, 2 * step + stream])
+
+
 def _noisy(images, stddev, step, seed):
-    """Instance noise (Sønderby et al. 2017, section 2.3), a function of (seed, step) alone."""
+    """Instance noise (Sønderby et al. 2017, section 2.3)."""
     stddev *= 0.5 ** (tf.cast(step, tf.float32) / NOISE_HALVED)
-    seed = tf.stack([seed[0], 2 * step + seed[1]])
     return images + stddev * tf.random.stateless_normal(tf.shape(images), seed)
 
 

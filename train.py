@@ -36,10 +36,12 @@ import session
 DEFAULTS = {
     'dataset': 'lfw', 'image_size': 64, 'crop': None, 'augment': [], 'batch_size': 64,
     'z_dim': 100, 'lr': 0.0002, 'lr_d': None, 'beta1': 0.5, 'init': 'glorot', 'g_steps': 1,
-    'average': 0.0, 'smooth': 0.0, 'instance_noise': 0.0, 'spectral_norm': False, 'r1': 0.0,
-    'fused_step': False, 'precision': 'float32', 'seed': 0}
-OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'smooth',
-            'instance_noise', 'spectral_norm', 'r1', 'seed')       # what graph.build is given
+    'average': 0.0, 'diffaugment': [], 'smooth': 0.0, 'instance_noise': 0.0,
+    'spectral_norm': False, 'r1': 0.0, 'fused_step': False, 'precision': 'float32', 'seed': 0}
+# Those of them that graph.build is given.
+OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
+            'smooth', 'instance_noise', 'spectral_norm', 'r1', 'seed')
+DIFFAUGMENT = ('color', 'translation', 'cutout')
 EVALUATED = 512         # images that a checkpoint is measured by
 REFITS = 30             # batches of noise that averaged weights' batch statistics are fitted to
 SHEET = 64              # images on a sheet of samples
@@ -345,6 +347,9 @@ def parse(argv):
                        help='initial kernels: glorot_uniform, or normal of deviation 0.02 (glorot)')
     group.add_argument('--average', type=options.real(0, 1), metavar='DECAY',
                        help="also keep a moving average of G's weights, and draw with it (0: none)")
+    group.add_argument('--diffaugment', type=options.names(DIFFAUGMENT), metavar='LIST',
+                       help='change at random what D sees of photographs and drawings alike; '
+                            f'comma-separated, of: {", ".join(DIFFAUGMENT)} (none)')
     group.add_argument('--smooth', type=options.real(0, 1), metavar='X',
                        help='D is to say 1 - X to photographs: one-sided label smoothing (0)')
     group.add_argument('--instance-noise', type=options.real(0, 10), metavar='X',

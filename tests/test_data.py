@@ -294,6 +294,33 @@ def test_a_part_that_is_not_there_is_named(tmp_path):
         data.find('celeba', str(tmp_path))
 
 
+LABELS = {'txt': '3\r\nSmiling Male\r\np000.jpg  1 -1\r\np001.jpg -1  1\r\np002.jpg -1 -1\r\n',
+          'csv': 'image_id,Smiling,Male\np000.jpg,1,-1\np001.jpg,-1,1\np002.jpg,-1,-1\n'}
+
+
+@pytest.mark.parametrize('ending', ['txt', 'csv'])
+def test_labels_of_the_photographs_asked_for(tmp_path, ending):
+    (tmp_path / f'list_attr_celeba.{ending}').write_text(LABELS[ending])
+    names, labels = data.attributes(str(tmp_path), ['a/p002.jpg', 'a/p000.jpg'])
+    assert names == ['Smiling', 'Male']
+    assert labels.dtype == np.int8 and labels.tolist() == [[-1, -1], [1, -1]]
+
+
+@pytest.mark.parametrize('content, message', [
+    (None, 'no labels of CelebA: neither .*txt nor .*csv is there'),
+    ('', 'has no line for p000.jpg'),
+    ('<html>', 'has no line for p000.jpg'),
+    ('1\nSmiling Male\np001.jpg 1 1\n', 'has no line for p000.jpg'),
+    ('1\nSmiling Male\np000.jpg 1 1\np001.jpg 1\n', 'line 4: should be .* 2 times 1 or -1'),
+    ('1\nSmiling Male\np000.jpg 1 0\n', 'line 3: should be a file name and 2 times 1 or -1'),
+])
+def test_labels_that_cannot_be_read_are_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / 'list_attr_celeba.txt').write_text(content)
+    with pytest.raises(data.DataError, match=message):
+        data.attributes(str(tmp_path), ['p000.jpg'])
+
+
 def test_celeba_missing_says_which_file_and_where(tmp_path):
     with pytest.raises(data.DataError) as error:
         data.find('celeba', str(tmp_path))

@@ -143,7 +143,8 @@ def test_instance_noise_is_a_function_of_the_step():
     p = graph.build(instance_noise=0.5, **SMALL)
     with p.graph.as_default():
         zeros = tf.zeros([8, 32, 32, 3])
-        noises = [graph._noisy(zeros, 0.5, p.step, [3, stream]) for stream in (0, 1)]
+        noises = [graph._noisy(zeros, 0.5, p.step, graph._seed(3, p.step, stream))
+                  for stream in (0, 1)]
     sess, feed = started(p)
     with sess:
         real, fake = sess.run(noises, {p.step: 0})
@@ -195,7 +196,8 @@ def test_initial_kernels_are_normal_where_asked_for():
 
 
 @pytest.mark.parametrize('option', [
-    {'smooth': 0.1}, {'r1': 1.0}, {'instance_noise': 0.3}, {'average': 0.9}])
+    {'smooth': 0.1}, {'r1': 1.0}, {'instance_noise': 0.3}, {'average': 0.9},
+    {'diffaugment': ['color', 'translation', 'cutout']}])
 def test_a_fused_step_is_the_separate_runs_with(option):
     states = []
     for fused_g_steps in (0, 1):

@@ -1,0 +1,60 @@
+"""classify.py learns labels that can be seen, and what it writes serves evaluate.py."""
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from PIL import Image
+
+import classify
+from test_programs import run
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    """A CelebA of plain pictures: Red says whether they are, Noise is told by chance."""
+    home = tmp_path_factory.mktemp('labels')
+    folder = home / 'datasets' / 'celeba'
+    (folder / 'img_align_celeba').mkdir(parents=True)
+    rng = np.random.RandomState(0)
+    labels, parts = ['700', 'Red Noise'], []
+    for number in range(700):
+        red, noise = rng.randint(0, 2, 2)
+        colour = (200, 60, 60) if red else (60, 60, 200)
+        pixels = np.clip(rng.normal(colour, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(str(folder / 'img_align_celeba' / f'{number:06d}.jpg'))
+        labels.append(f'{number:06d}.jpg {2 * red - 1} {2 * noise - 1}')
+        parts.append(f'{number:06d}.jpg {int(number >= 400)}')
+    (folder / 'list_attr_celeba.txt').write_text('\n'.join(labels) + '\n')
+    (folder / 'list_eval_partition.txt').write_text('\n'.join(parts) + '\n')
+    return home
+
+
+def test_what_can_be_seen_is_learnt(home):
+    out, _ = run('classify.py', '--epochs', 4, cwd=home)
+    figures = dict(line.split() for line in out.splitlines() if line.startswith(('Red', 'Noise')))
+    assert float(figures['Red']) > 0.98 and 0.3 < float(figures['Noise']) < 0.7
+    assert (home / 'model' / 'labels.pb.txt').read_text() == 'Red\nNoise\n'
+
+    # The graph takes images of any size and number.
+    frozen = tf.GraphDef()
+    frozen.ParseFromString((home / 'model' / 'labels.pb').read_bytes())
+    with tf.Graph().as_default(), tf.Session() as sess:
+        images = tf.placeholder(tf.float32, [None, None, None, 3])
+        fetched = tf.import_graph_def(frozen, {'images': images}, ['features:0', 'logits:0'])
+        plain = np.zeros([5, 100, 100, 3])
+        plain[:] = 60, 60, 200
+        plain[:2] = 200, 60, 60
+        features, logits = sess.run(fetched, {images: plain})
+    assert features.shape == (5, classify.FEATURES)
+    assert (logits[:, 0] > 0).tolist() == [True, True, False, False, False]
+
+
+def test_labels_missing_are_named(home, tmp_path):
+    (tmp_path / 'datasets').mkdir()
+    _, err = run('classify.py', cwd=tmp_path, code=2)
+    assert 'img_align_celeba.zip' in err
+
+
+def test_balanced_accuracy():
+    truth = np.array([[1, 1], [1, 0], [0, 0], [0, 0]], bool)
+    found = np.array([[1, 1], [0, 1], [0, 0], [0, 0]], bool)
+    assert classify.balanced_accuracy(found, truth).tolist() == pytest.approx([0.75, 1 - 1 / 6])
