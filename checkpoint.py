@@ -167,14 +167,16 @@ def save(session, saver, folder, name, step, facts):
     return prefix
 
 
-def keep_best(prefix, name, distance):
-    """Keeps checkpoint <prefix> in the folder BEST beside it if none there has a smaller distance.
+def note_figures(prefix, name, figures):
+    """Adds figures, a dict with `swd`, to the settings of checkpoint <prefix> of run <name>.
 
-    Its files are linked where the file system can: they take no room until Saver removes its own.
+    If none in the folder BEST beside it has a smaller `swd`, it is kept there: its files are
+    linked where the file system can, and take no room until Saver removes its own.
     """
+    write_json(prefix + '.json', dict(settings(prefix), figures=figures))
     folder = os.path.join(os.path.dirname(prefix), BEST)
     kept = [path for _, path in of_run(folder, name)]
-    if any(settings(path)['figures']['swd'] <= distance for path in kept):
+    if any(settings(path)['figures']['swd'] <= figures['swd'] for path in kept):
         return
     os.makedirs(folder, exist_ok=True)
     # The index last: only with it the others are a checkpoint.
@@ -195,7 +197,11 @@ def keep_best(prefix, name, distance):
 def save_generator(session, saver, prefix, of):
     """Writes what saver holds as <prefix>, no step, with the settings of checkpoint `of`."""
     os.makedirs(os.path.dirname(prefix) or '.', exist_ok=True)
-    write_json(prefix + '.json', settings(of))
+    facts = settings(of)
+    if facts:
+        write_json(prefix + '.json', facts)
+    elif os.path.exists(prefix + '.json'):
+        os.remove(prefix + '.json')         # of another one before
     saver.save(session, prefix, write_meta_graph=False, write_state=False)
 
 

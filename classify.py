@@ -24,20 +24,15 @@ FILTERS, FEATURES = (32, 64, 128, 256), 256
 
 
 def main(argv=None):
-    options.print_anything()
-    args = parse(argv)
-    try:
-        return classify(args)
-    except data.DataError as error:
-        options.fail(error)
-    except OSError as error:
-        options.fail(f'{error.filename}: {error.strerror}' if error.filename else error)
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        return 130
+    return options.run(classify, parse(argv), {data.DataError: ''})
 
 
 def classify(args):
+    # Before anything is trained: can it be written?
+    os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
+    with open(args.out + '.part', 'wb'):
+        pass
+
     # data
     parts = {}
     for part in ('train', 'valid'):
@@ -86,7 +81,6 @@ def classify(args):
 
         frozen = tf.graph_util.convert_variables_to_constants(
             sess, graph.as_graph_def(), ['features', 'logits'])
-    os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
     with open(args.out + '.part', 'wb') as f:
         f.write(frozen.SerializeToString())
     os.replace(args.out + '.part', args.out)

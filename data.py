@@ -32,7 +32,7 @@ PARTS = {'train': '0', 'valid': '1', 'test': '2'}      # as list_eval_partition 
 MAX_BROKEN = 0.01                        # share of a set that may be broken
 TOY_COUNT = 4000
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)       # the machine's fault, not a file's
-FORMAT = 1                               # of the cache; a change here makes all caches anew
+FORMAT = 2                               # of the cache; a change here makes all caches anew
 
 CELEBA_HELP = """\
 {folder} holds no photographs of CelebA. It can't be fetched by a program (its host answers
@@ -92,21 +92,20 @@ def find(dataset, data_dir='datasets', part='train'):
     if not known and not os.path.isdir(folder):
         raise DataError(f'--dataset {dataset}: neither {", ".join(DATASETS)} nor a folder')
     name = dataset if known else os.path.basename(os.path.abspath(folder)) or 'images'
-    files = _walk(folder)
-    names = [name for name, _ in files]
-    identity = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in files]
-    read = functools.partial(_open_file, folder)
+    names = _walk(folder)
+    read, stamp = (functools.partial(of_file, folder) for of_file in (_open_file, _stamp_file))
     if dataset == 'celeba':
         # A picture beside the zip, or half of it unpacked, must not hide it.
-        names, read, identity = max([(names, read, identity), _celeba_zip(folder, bool(names))],
-                                    key=lambda found: len(found[0]))
+        names, read, stamp = max([(names, read, stamp), _celeba_zip(folder, bool(names))],
+                                 key=lambda found: len(found[0]))
         parts = _partition(folder)
-        kept = [i for i, name in enumerate(names)
+        kept = [name for name in names
                 if parts.get(os.path.basename(name), PARTS['train']) == PARTS[part]]
         if names and not kept:
+            why = '' if parts else ', as no list_eval_partition.txt or .csv is there'
             raise DataError(f'{folder}: none of its {len(names):,} photographs is of the part '
-                            f'{part}')
-        names, identity = [names[i] for i in kept], [identity[i] for i in kept]
+                            f'{part}{why}')
+        names = kept
     if not names:
         raise DataError(
             CELEBA_HELP.format(folder=folder) if dataset == 'celeba' else
@@ -116,7 +115,15 @@ def find(dataset, data_dir='datasets', part='train'):
     if part != 'train':
         name = f'{name}_{part}'
     return Source(dataset, re.sub(r'[^\w.]+', '_', name), folder, names, read,
-                  [os.path.abspath(folder), identity], CROPS.get(dataset, 0))
+                  [os.path.abspath(folder), _identity(names, stamp)], CROPS.get(dataset, 0))
+
+
+def _identity(names, stamp):
+    """A digest of names and stamps: of 200,000 files these themselves would take 60 MB."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(json.dumps([name, *stamp(name)]).encode())
+    return digest.hexdigest()
 
 
 def _partition(folder):
@@ -136,7 +143,7 @@ def _partition(folder):
 
 
 def _walk(folder):
-    """[(path below folder, stat)] of the images, sorted; linked folders are entered once."""
+    """Paths below folder of the images, sorted; linked folders are entered once."""
     found, seen = [], set()
     for top, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(top)
@@ -144,7 +151,7 @@ def _walk(folder):
         for name in [] if real in seen else names:
             path = os.path.join(top, name)
             if name.lower().endswith(ENDINGS) and name[0] != '.' and os.path.isfile(path):
-                found.append((os.path.relpath(path, folder).replace(os.sep, '/'), os.stat(path)))
+                found.append(os.path.relpath(path, folder).replace(os.sep, '/'))
         seen.add(real)
     return sorted(found)
 
@@ -153,8 +160,13 @@ def _open_file(folder, name):
     return Image.open(os.path.join(folder, name))
 
 
+def _stamp_file(folder, name):
+    stat = os.stat(os.path.join(folder, name))
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _celeba_zip(folder, unpacked):
-    """Names, reader and identity of the photographs in the zip in folder; none without a zip.
+    """Names, reader and stamp of the photographs in the zip in folder; none without a zip.
 
     Raises DataError where a zip is none, unless there are unpacked photographs to take.
     """
@@ -169,17 +181,20 @@ def _celeba_zip(folder, unpacked):
             what = ("a web page saved as a zip (the host's quota page?)" if page
                     else 'no zip archive, or only a part of one')
             raise DataError(f'{path} is {what}; fetch it again') from None
-        members = sorted((info.filename, info.file_size, info.CRC) for info in archive.infolist()
-                         if info.filename.lower().endswith(ENDINGS)
-                         and not os.path.basename(info.filename).startswith('.'))
-        if members:
-            names = [name for name, _, _ in members]
-            return names, functools.partial(_open_member, archive), members
-    return [], None, []
+        names = sorted(name for name in archive.namelist() if name.lower().endswith(ENDINGS)
+                       and not os.path.basename(name).startswith('.'))
+        if names:
+            return (names, *(functools.partial(of_member, archive)
+                             for of_member in (_open_member, _stamp_member)))
+    return [], None, None
 
 
 def _open_member(archive, name):
     return Image.open(io.BytesIO(archive.read(name)))
+
+
+def _stamp_member(archive, name):
+    return archive.getinfo(name).file_size, archive.getinfo(name).CRC
 
 
 # CelebA's labels
@@ -305,11 +320,16 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
         os.makedirs(folder, exist_ok=True)
         facts = _write_array(source, path, image_size, crop)
         _remove_outdated(folder, stem, path, facts['folder'])
-    _report(source, len(facts['names']), facts['broken'], path)
-    if len(facts['names']) < at_least:
-        raise DataError(f'{source.folder}: {len(facts["names"]):,} photographs are too few for '
-                        f'a batch of {at_least}')
-    return Photographs(Images(path, facts['shape']), facts['names'], facts['broken'],
+    count = facts['shape'][0]
+    _report(source, count, facts['broken'], path)
+    if count < at_least:
+        raise DataError(f'{source.folder}: {count:,} photographs are too few for a batch of '
+                        f'{at_least}')
+    names = source.names
+    if facts['broken']:
+        broken = {name for name, _ in facts['broken']}
+        names = [name for name in names if name not in broken]
+    return Photographs(Images(path, facts['shape']), names, facts['broken'],
                        facts['crc32'], path)
 
 
@@ -346,7 +366,7 @@ def _write_array(source, path, image_size, crop):
                 raise
             return f'{type(error).__name__}: {error}'
 
-    names, broken, crc32 = [], [], 0
+    count, broken, crc32 = 0, [], 0
     print(f'reading {len(source.names):,} photographs of {source.folder}', file=sys.stderr)
     partial = f'{path}.{os.getpid()}.part'
     try:
@@ -360,15 +380,15 @@ def _write_array(source, path, image_size, crop):
                     if isinstance(pixels, str):
                         broken.append([name, pixels])
                     else:
-                        names.append(name)
+                        count += 1
                         crc32 = zlib.crc32(pixels.tobytes(), crc32)
                         f.write(pixels.tobytes())
                 progress.update(len(portion))
         if len(broken) > MAX_BROKEN * len(source.names):
-            _report(source, len(names), broken, path)      # raises: such a set is not kept
+            _report(source, count, broken, path)           # raises: such a set is not kept
         os.replace(partial, path)
-        facts = {'shape': [len(names), image_size, image_size, 3], 'crc32': crc32,
-                 'folder': os.path.abspath(source.folder), 'names': names, 'broken': broken}
+        facts = {'shape': [count, image_size, image_size, 3], 'crc32': crc32,
+                 'folder': os.path.abspath(source.folder), 'broken': broken}
         with open(partial, 'w', encoding='ascii') as f:
             json.dump(facts, f)
         os.replace(partial, path + '.json')
@@ -385,13 +405,14 @@ def _remove_outdated(folder, stem, path, of):
     """Removes arrays made of the same folder when it held other files, and what a kill left."""
     for name in os.listdir(folder):
         other = os.path.join(folder, name)
-        left = re.fullmatch(r'.*\.uint8\.(\d+)\.part', name)
+        left = re.fullmatch(r'.*\.uint8\.(?:.*\.)?(\d+)\.part', name)
         if left and not _is_running(int(left.group(1))):
             os.remove(other)
         elif name.startswith(stem) and name.endswith('.uint8') and other != path:
             facts = _read_facts(other)
             if facts and facts['folder'] == of:
-                for file in glob.glob(glob.escape(other) + '.*') + [other]:    # measures, too
+                measures = glob.glob(glob.escape(other) + '.measures-*.npz')
+                for file in measures + [other + '.json', other]:
                     os.remove(file)
 
 

@@ -32,8 +32,7 @@ def translation(images, seed):
     # As products with matrices of zeros and ones; so are their gradients, and nothing is scattered.
     rows = tf.reshape(images, [-1, height, width * 3])
     rows = tf.reshape(tf.matmul(shift(height, down), rows), [-1, height, width, 3])
-    columns = tf.tile(shift(width, right)[:, None], [1, height, 1, 1])
-    return tf.matmul(columns, rows)
+    return tf.matmul(shift(width, right)[:, None], rows)
 
 
 def cutout(images, seed):

@@ -46,19 +46,8 @@ LABELS = {                  # '' is the image size or that of a pyramid's level
 
 
 def main(argv=None):
-    options.print_anything()
-    args = parse(argv)
-    try:
-        return evaluate(args)
-    except checkpoint.CheckpointError as error:
-        options.fail(f'--ckpt {error}')
-    except data.DataError as error:
-        options.fail(error)
-    except OSError as error:
-        options.fail(f'{error.filename}: {error.strerror}' if error.filename else error)
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        return 130
+    return options.run(evaluate, parse(argv), {
+        data.DataError: '', checkpoint.CheckpointError: '--ckpt '})
 
 
 def evaluate(args):

@@ -23,17 +23,7 @@ MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
 
 
 def main(argv=None):
-    options.print_anything()
-    args = parse(argv)
-    try:
-        return generate(args)
-    except checkpoint.CheckpointError as error:
-        options.fail(f'--ckpt {error}')
-    except OSError as error:
-        options.fail(f'{error.filename}: {error.strerror}' if error.filename else error)
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        return 130
+    return options.run(generate, parse(argv), {checkpoint.CheckpointError: '--ckpt '})
 
 
 def generate(args):

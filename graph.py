@@ -28,7 +28,9 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
     """Builds it in a tf.Graph of its own and returns a Graph.
 
     Both optimizers wait for all update ops, so a run of either moves the moving averages of both
-    networks: per step G's twice and D's, which has two towers, four times.
+    networks: per step G's twice and D's, which has two towers, four times. With average each of
+    G's updates is followed by that of the average of its weights, whose decay is
+    min(average, (1 + step) / (10 + step)), as tf.train.ExponentialMovingAverage has it.
 
     With fused_g_steps a run of optimizer_g is a whole step instead: D's update, then that many of
     G's, each through the D just updated, the first on the very images that D has seen. Gradients
@@ -59,17 +61,18 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         # Without a tf.cond at each batch norm a fused step takes 2 % less time.
         training = True if fused_g_steps else is_training
 
-        def discriminator(images, stream, reuse=None):
+        def discriminator(images, stream, getter, reuse=None):
             if diffaugment:
                 images = augment.apply(diffaugment, images, _seed(seed, step, stream))
             if instance_noise:
-                images = _noisy(images, instance_noise, step, _seed(seed + 1, step, stream))
-            with _scope(custom_getter=ops.spectral_norm if spectral_norm else None):
+                images = _noisy(images, instance_noise, step, _seed(seed, step, 2 + stream))
+            with _scope(custom_getter=getter):
                 return models.discriminator(images, training, reuse, width)
 
         g = samples = models.generator(noise, training, image_size, width)
-        d_real, d_real_logits = discriminator(X, 0)
-        d_fake, d_fake_logits = discriminator(g, 1, reuse=True)
+        getter = ops.spectral_norm() if spectral_norm else None
+        d_real, d_real_logits = discriminator(X, 0, getter)
+        d_fake, d_fake_logits = discriminator(g, 1, getter, reuse=True)
 
         loss_d = losses.loss_d(d_real_logits, d_fake_logits, smooth)
         loss_g = losses.loss_g(d_fake_logits)
@@ -79,12 +82,21 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         vars_g = tf.trainable_variables('generator/')
         adam_d = tf.train.AdamOptimizer(lr if lr_d is None else lr_d, beta1)
         adam_g = tf.train.AdamOptimizer(lr, beta1)
-        with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
-            optimizer_d = _minimize(adam_d, objective_d, vars_d, loss_scale)
-            if not fused_g_steps:
-                optimizer_g = _minimize(adam_g, loss_g, vars_g, loss_scale)
+        moving = tf.train.ExponentialMovingAverage(average, step) if average else None
 
-        images, optimizer_g = g, optimizer_g if not fused_g_steps else optimizer_d
+        def minimize_g(loss_g):
+            optimizer_g = _minimize(adam_g, loss_g, vars_g, loss_scale)
+            if not average:
+                return optimizer_g
+            with tf.control_dependencies([optimizer_g]):
+                return moving.apply(vars_g)
+
+        with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
+            with tf.control_dependencies(tf.get_collection(ops.SPECTRAL_UPDATES)):
+                optimizer_d = _minimize(adam_d, objective_d, vars_d, loss_scale)
+            optimizer_g = optimizer_d if fused_g_steps else minimize_g(loss_g)
+
+        images = g
         for number in range(fused_g_steps):
             # Within the dependency all variables are read anew, after the update.
             with tf.control_dependencies([optimizer_g]):
@@ -92,14 +104,15 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
                 with _scope(reuse=True):
                     if number:
                         images = models.generator(noise, training, image_size, width)
-                    _, logits = discriminator(images, 1, reuse=True)
+                    getter = ops.spectral_norm() if spectral_norm else None
+                    _, logits = discriminator(images, 1, getter, reuse=True)
                 loss_g = losses.loss_g(logits)
                 with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:]):
-                    optimizer_g = _minimize(adam_g, loss_g, vars_g, loss_scale)
+                    optimizer_g = minimize_g(loss_g)
 
         start_refit = refit = None
         if average:
-            optimizer_g, averages, start_refit = _averaged(optimizer_g, average, step, vars_g)
+            averages, start_refit = _averages(moving, vars_g)
             done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
             with _scope(reuse=True, custom_getter=lambda getter, name, **_: averages[name]):
                 models.generator(noise, True, image_size, width)
@@ -127,7 +140,7 @@ def _minimize(adam, loss, variables, loss_scale):
 
 def _seed(seed, step, stream):
     """For TensorFlow's stateless random numbers, which are a function of it."""
-    return tf.stack([seed, 2 * step + stream])
+    return tf.stack([seed, 4 * step + stream])
 
 
 def _noisy(images, stddev, step, seed):
@@ -136,23 +149,19 @@ def _noisy(images, stddev, step, seed):
     return images + stddev * tf.random.stateless_normal(tf.shape(images), seed)
 
 
-def _averaged(optimizer_g, decay, step, vars_g):
-    """(optimizer_g with the average's update after it, {name of a variable: its average}, start).
+def _averages(moving, vars_g):
+    """({name of a variable of G: its average}, start).
 
-    The decay is min(decay, (1 + step) / (10 + step)), as tf.train.ExponentialMovingAverage has it.
     Batch statistics are not averaged, since averaged weights have others: what stands in the
-    averages' place, under the names that they would have, is fitted. start gives them the
-    values that the weights' own have.
+    averages' place, under the names that they would have, is fitted. start gives them the values
+    that the weights' own have.
     """
-    average = tf.train.ExponentialMovingAverage(decay, step)
-    with tf.control_dependencies([optimizer_g]):
-        optimizer_g = average.apply(vars_g)
-    averages = {v.op.name: average.average(v) for v in vars_g}
+    averages = {v.op.name: moving.average(v) for v in vars_g}
     start = []
     for v in tf.global_variables('generator/'):
         if v.op.name.endswith(('/moving_mean', '/moving_variance')):
-            fitted = tf.get_variable(average.average_name(v), v.shape, trainable=False,
+            fitted = tf.get_variable(moving.average_name(v), v.shape, trainable=False,
                                      initializer=tf.zeros_initializer(), use_resource=True)
             averages[v.op.name] = fitted
             start.append(fitted.assign(v, read_value=False))
-    return optimizer_g, averages, tf.group(*start)
+    return averages, tf.group(*start)

@@ -15,9 +15,9 @@ LOSSES = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of l
 QUALITY = ['step', 'swd', 'ms_ssim', 'ms_ssim_photographs']               # of quality.csv
 GIF_FRAMES = 100        # at most
 
-# What a run is warned of: D's mean loss over ROWS rows below D_HAS_WON; MS-SSIM by ALIKE above that
-# of photographs and the lowest so far; SWD WORSE times the lowest so far.
-ROWS, D_HAS_WON, ALIKE, WORSE = 20, 0.05, 0.15, 2.0
+# What a run is warned of: D's mean opinion of drawings over ROWS rows below D_HAS_WON; MS-SSIM by
+# ALIKE above that of photographs and the lowest so far; SWD WORSE times the lowest so far.
+ROWS, D_HAS_WON, ALIKE, WORSE = 20, 0.02, 0.15, 2.0
 
 
 class Log:
@@ -65,11 +65,11 @@ class Log:
                              'D(G(z))': d_fake})
         if self.bar.disable:
             print(self.line, flush=True)
-        self.recent.append(float(loss_d))
+        self.recent.append(float(d_fake))
         mean = np.mean(self.recent)
         self._warn('won', len(self.recent) == ROWS and mean < D_HAS_WON,
-                   f'step {step}: D tells all drawings (its mean loss is {mean:.3f}), so G learns '
-                   'little; try --recipe best, --g-steps 2 or a smaller --lr-d')
+                   f'step {step}: D tells all drawings (takes them for photographs at {mean:.1%}), '
+                   'so G learns little; try --recipe best, --g-steps 2 or a smaller --lr-d')
 
     def quality(self, step, swd, ms_ssim, ms_ssim_photographs):
         """Writes a row and warns of what the measures show of a run that fails."""
@@ -80,13 +80,13 @@ class Log:
         self.most_varied = min(self.most_varied, ms_ssim)
         self._warn('alike', ms_ssim > max(ms_ssim_photographs, self.most_varied) + ALIKE,
                    f'step {step}: the faces are alike (MS-SSIM {ms_ssim:.2f} between them, '
-                   f'{ms_ssim_photographs:.2f} between photographs): G collapses; go back to an '
-                   'earlier checkpoint, try --recipe best or a smaller --lr')
+                   f'{ms_ssim_photographs:.2f} between photographs): G collapses; begin anew with '
+                   '--recipe best or a smaller --lr, or go back to a copy of best/')
         self.best = min(self.best or (swd, step), (swd, step))
         self._warn('worse', swd > WORSE * self.best[0],
                    f'step {step}: the faces are worse than at step {self.best[1]} (SWD {swd:.1f} '
                    f'against {self.best[0]:.1f}), whose checkpoint is kept in best/; if that goes '
-                   'on, try --average 0.999 or a smaller --lr')
+                   'on, begin anew with --average 0.999 or a smaller --lr')
 
     def sheet(self, step, images):
         """images: float [n, h, w, 3] in [-1, 1]."""

@@ -27,6 +27,8 @@ PRODUCTS_UP_TO = {
 # channels, by a convolution of stride 1: 8.8, 4.1 in float32, 5.8, 3.1 in bfloat16 at 64x64, 3.
 FEW_CHANNELS = 4
 
+SPECTRAL_UPDATES = 'spectral_updates'
+
 _fast_for = None        # set by fast_convolutions
 
 
@@ -95,30 +97,31 @@ def fast_convolutions(precision):
         _fast_for = before
 
 
-def spectral_norm(getter, name, **options):
+def spectral_norm():
     """A custom_getter that divides kernels by their largest singular value (Miyato et al. 2018).
 
-    It is estimated by one power iteration for each update of the weights, from a variable `u` kept
-    beside the kernel: the first use of a kernel in a graph iterates, by an op in UPDATE_OPS, and
-    its later uses take what that one found.
+    It is estimated by a power iteration from a variable `u` kept beside the kernel: at the first
+    use of a kernel through this getter, whose later uses take what that one found. The op that
+    keeps the iteration's result goes to the collection SPECTRAL_UPDATES.
     """
-    kernel = getter(name, **options)
-    if not name.endswith('/kernel'):
-        return kernel
-    matrix = tf.reshape(kernel, [-1, kernel.shape.as_list()[-1]])
-    found = tf.get_collection('spectral_norm/' + name)
-    if not found:
-        u = getter(name[:-len('kernel')] + 'u', **dict(
-            options, shape=[1, kernel.shape.as_list()[-1]], trainable=False, collections=None,
-            initializer=tf.random_normal_initializer()))
-        left = tf.nn.l2_normalize(tf.matmul(u.read_value(), matrix, transpose_b=True))
-        right = tf.nn.l2_normalize(tf.matmul(left, matrix))
-        found = [tf.stop_gradient(left), tf.stop_gradient(right)]
-        for vector in found:
-            tf.add_to_collection('spectral_norm/' + name, vector)
-        tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, u.assign(right, read_value=False))
-    left, right = found
-    return kernel / tf.matmul(tf.matmul(left, matrix), right, transpose_b=True)
+    found = {}
+
+    def normalized(getter, name, **options):
+        kernel = getter(name, **options)
+        if not name.endswith('/kernel'):
+            return kernel
+        matrix = tf.reshape(kernel, [-1, kernel.shape.as_list()[-1]])
+        if name not in found:
+            u = getter(name[:-len('kernel')] + 'u', **dict(
+                options, shape=[1, kernel.shape.as_list()[-1]], trainable=False,
+                collections=None, initializer=tf.random_normal_initializer()))
+            left = tf.nn.l2_normalize(tf.matmul(u.read_value(), matrix, transpose_b=True))
+            right = tf.nn.l2_normalize(tf.matmul(left, matrix))
+            found[name] = tf.stop_gradient(left), tf.stop_gradient(right)
+            tf.add_to_collection(SPECTRAL_UPDATES, u.assign(right, read_value=False))
+        left, right = found[name]
+        return kernel / tf.matmul(tf.matmul(left, matrix), right, transpose_b=True)
+    return normalized
 
 
 def _convolution(x, kernel, strides):

@@ -20,6 +20,23 @@ def fail(message):
     sys.exit(2)
 
 
+def run(program, args, prefixes):
+    """The exit code of program(args); what the user can mend ends in one sentence.
+
+    prefixes: {type of error: what its sentence begins with} beside OSError.
+    """
+    print_anything()
+    try:
+        return program(args)
+    except tuple(prefixes) as error:
+        fail(f'{prefixes[type(error)]}{error}')
+    except OSError as error:
+        fail(f'{error.filename}: {error.strerror}' if error.filename else error)
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        return 130
+
+
 def print_anything():
     """Lets standard output take names and signs that the terminal's encoding lacks, as '?'."""
     sys.stdout.reconfigure(errors='replace')

@@ -28,6 +28,8 @@ def set_up(verbose=False, device=None):
     Without verbose its deprecations, processor flags and other log lines are not shown; errors
     are raised as ever. device: `cpu` or `gpu:N`, the only one that TensorFlow then sees.
     """
+    # Set here, since asking whether there is a GPU would otherwise take all its memory.
+    os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
     if device:
         os.environ['CUDA_VISIBLE_DEVICES'] = '-1' if device == 'cpu' else device[len('gpu:'):]
     # Importing TensorFlow 2 imports Keras, and that matplotlib, for a quarter of the time; not so
@@ -55,7 +57,7 @@ def choose_precision(asked):
 
     auto takes bfloat16 where the processor multiplies matrices in it; elsewhere it is slower than
     float32. On a GPU it takes float16 where that has tensor cores. Raises ValueError where
-    bfloat16 is asked of a TensorFlow or a device that lacks it.
+    bfloat16 is asked of a TensorFlow that lacks it, or on a GPU.
     """
     import tensorflow.compat.v1 as tf
     able = False
@@ -71,7 +73,7 @@ def choose_precision(asked):
         why = ('the processor has ' + ', '.join(units) if units else
                'the processor has none of ' + ', '.join(sorted(BFLOAT16_UNITS)))
     if asked == 'bfloat16' and not able:
-        raise ValueError(why)
+        raise ValueError(f'{why}; it takes float32 or auto, which is {found} there')
     return (found, why) if asked == 'auto' else (asked, 'as asked')
 
 
@@ -94,11 +96,10 @@ def _processor_flags():
 def open_session(graph, precision='float32'):
     """A tf.Session. But for float32 TensorFlow's graph rewriter casts what multiplies matrices.
 
-    Variables, batch norm's statistics and Adam stay float32. A GPU's memory is taken as needed.
+    Variables, batch norm's statistics and Adam stay float32.
     """
     import tensorflow.compat.v1 as tf
     config = tf.ConfigProto()
-    config.gpu_options.allow_growth = True
     if precision in REWRITERS:
         setattr(config.graph_options.rewrite_options, REWRITERS[precision], REWRITER_ON)
     return tf.Session(graph=graph, config=config)

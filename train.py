@@ -41,6 +41,9 @@ DEFAULTS = {
 # Those of them that graph.build is given.
 OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
             'smooth', 'instance_noise', 'spectral_norm', 'r1', 'seed')
+RECIPES = {
+    'original': {},
+    'best': {'augment': ['flip'], 'average': 0.999}}        # docs/recipe.md has the comparison
 DIFFAUGMENT = ('color', 'translation', 'cutout')
 EVALUATED = 512         # images that a checkpoint is measured by
 REFITS = 30             # batches of noise that averaged weights' batch statistics are fitted to
@@ -50,17 +53,7 @@ LFW_COUNT = 13233
 
 
 def main(argv=None):
-    options.print_anything()
-    args = parse(argv)
-    try:
-        return train(args)
-    except (data.DataError, checkpoint.CheckpointError) as error:
-        options.fail(error)
-    except OSError as error:
-        options.fail(f'{error.filename}: {error.strerror}' if error.filename else error)
-    except KeyboardInterrupt:
-        print('interrupted', file=sys.stderr)
-        return 130
+    return options.run(train, parse(argv), {data.DataError: '', checkpoint.CheckpointError: ''})
 
 
 def train(args):
@@ -115,10 +108,10 @@ def train(args):
         initializer = tf.global_variables_initializer()
     sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
     evaluated_noise = data.noise(seed, 0, EVALUATED, z_dim, 'evaluate')
-    reference = images[np.sort(data.rng(seed, 0, 'evaluate').choice(
-        len(images), EVALUATED, replace=len(images) < EVALUATED))]
+    reference = images[data.rng(seed, 0, 'evaluate').choice(
+        len(images), EVALUATED, replace=len(images) < EVALUATED)]
     profile = metrics.swd_profile(reference)
-    alike = metrics.ms_ssim(reference[::2], reference[1::2])
+    alike = metrics.ms_ssim(*np.split(reference, 2))
 
     def feed_of(step):
         batch = data.batch(images, batch_size, seed, step)
@@ -144,7 +137,7 @@ def train(args):
             return sess.run(p.samples, {p.noise: noise, p.is_training: False})
 
         def refit():
-            """Fits the batch statistics of averaged weights, a function of these alone."""
+            """Fits the batch statistics of averaged weights."""
             if p.refit:
                 sess.run(p.start_refit)
                 for number in range(REFITS):
@@ -153,21 +146,24 @@ def train(args):
 
         def save():
             refit()
+            return checkpoint.save(sess, saver, args.model_dir, name, step, {
+                'settings': settings, 'end': end, 'data': facts, 'step': step,
+                'images': step * batch_size, 'epoch': step / per_epoch,
+                'tensorflow': tf.__version__})
+
+        def measure(prefix):
+            """Measures the checkpoint just saved."""
             fakes = pictures.to_uint8(np.concatenate([
-                draw(noise) for noise in np.array_split(evaluated_noise, EVALUATED // SHEET)]))
+                draw(noise) for noise in np.split(evaluated_noise, EVALUATED // SHEET)]))
             distances = metrics.swd(profile, metrics.swd_profile(fakes))
             figures = {'swd': float(np.mean(list(distances.values()))),
-                       'ms_ssim': metrics.ms_ssim(fakes[::2], fakes[1::2]),
+                       'ms_ssim': metrics.ms_ssim(*np.split(fakes, 2)),
                        'ms_ssim_photographs': alike}
             records.quality(step, **figures)
-            prefix = checkpoint.save(sess, saver, args.model_dir, name, step, {
-                'settings': settings, 'end': end, 'data': facts, 'step': step,
-                'images': step * batch_size, 'epoch': step / per_epoch, 'figures': figures,
-                'tensorflow': tf.__version__})
-            checkpoint.keep_best(prefix, name, figures['swd'])
-            return prefix
+            checkpoint.note_figures(prefix, name, figures)
 
         # loop
+        saved_step = step if prefix else None
         next_feed = ahead.submit(feed_of, step)
         while step < last_step and not stop:
             feed = next_feed.result()
@@ -191,10 +187,13 @@ def train(args):
             if step % args.sample_every == 0 or step == last_step:
                 refit()
                 records.sheet(step, draw(sheet_noise))
-            if step % args.save_every == 0 and step < last_step and not stop:
-                save()
+            if step % args.save_every == 0 or step == last_step:
+                prefix, saved_step = save(), step
+                if not stop:        # who stops it does not wait for more than the checkpoint
+                    measure(prefix)
 
-        prefix = save()
+        if saved_step != step:
+            prefix = save()
         if not stop:
             records.gif(args.sample_every)
 
@@ -226,8 +225,11 @@ def starting_point(args, name):
     """(step, prefix) of the newest checkpoint of this run, (0, None) for a new one."""
     kept = checkpoint.of_run(args.model_dir, name)
     best = checkpoint.of_run(os.path.join(args.model_dir, checkpoint.BEST), name)
-    if (kept or best) and not args.resume:
-        options.fail(f'{(kept or best)[-1][1]} is there already: --resume goes on from it, '
+    if best and not kept:
+        options.fail(f'{best[-1][1]} is all that is left of a run: a copy of it in another '
+                     '--model-dir goes on with --resume')
+    if kept and not args.resume:
+        options.fail(f'{kept[-1][1]} is there already: --resume goes on from it, '
                      'another --model-dir begins anew')
     if args.resume and not kept:
         print(f'no checkpoint {name}-<step> in {args.model_dir} yet: beginning at step 0')
@@ -260,7 +262,8 @@ def make_folders(model_dir, samples_dir, new):
         with tempfile.TemporaryFile(dir=folder):
             pass
     mine = [name for name in os.listdir(samples_dir)
-            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events', name)]
+            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.csv|loss\.png|samples\.gif|events',
+                            name)]
     if new and mine:
         numbers = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
         aside = next(folder for folder in numbers if not os.path.exists(folder))
@@ -271,12 +274,10 @@ def make_folders(model_dir, samples_dir, new):
 
 
 def merge_settings(args, saved, prefix):
-    """DEFAULTS under the saved settings under the options given; these two must not differ."""
+    """DEFAULTS under the saved settings under recipe and options given; these must not differ."""
     settings = dict(DEFAULTS, **saved)
-    for key in DEFAULTS:
-        value = getattr(args, key)
-        if value is None:
-            continue
+    given = {key: getattr(args, key) for key in DEFAULTS if getattr(args, key) is not None}
+    for key, value in dict(RECIPES[args.recipe], **given).items():
         # The data set is compared by its pixels: its folder may have moved.
         if saved and key != 'dataset' and value != settings[key]:
             option = '--' + key.replace('_', '-')
@@ -329,6 +330,9 @@ def parse(argv):
                        help=f'comma-separated, of: {", ".join(augment.AUGMENTATIONS)} (none)')
 
     group = parser.add_argument_group('training')
+    group.add_argument('--recipe', choices=RECIPES, default='original',
+                       help="settings in a word: the original's, or what gave the best faces here "
+                            '(%(default)s); options given beside it come first')
     group.add_argument('--epochs', type=options.whole(1), metavar='N',
                        help=f'times through the photographs ({EPOCHS}, without --max-steps)')
     group.add_argument('--max-steps', type=options.whole(1), metavar='N',
@@ -373,7 +377,8 @@ def parse(argv):
     group.add_argument('--model-dir', default='model', metavar='DIR',
                        help='where checkpoints go (%(default)s)')
     group.add_argument('--samples-dir', metavar='DIR',
-                       help='where sheets, loss.csv, loss.png, samples.gif and events/ go '
+                       help='where sheets, samples.gif, loss.csv, loss.png, quality.csv and '
+                            'events/ go '
                             '(samples/dcgan_<dataset>)')
     group.add_argument('--resume', action='store_true',
                        help='go on from the newest checkpoint, with its settings')

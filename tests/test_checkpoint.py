@@ -197,8 +197,8 @@ def test_the_best_is_kept_beside_what_saver_keeps(tmp_path):
         for number, swd in ((1, 9.0), (2, 5.0), (3, 7.0), (4, 5.0)):
             sess.run(step.assign(number))
             prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', number, {
-                'settings': {}, 'data': {}, 'step': number, 'epoch': 0.5, 'figures': {'swd': swd}})
-            checkpoint.keep_best(prefix, 'dcgan_toy', swd)
+                'settings': {}, 'data': {}, 'step': number, 'epoch': 0.5})
+            checkpoint.note_figures(prefix, 'dcgan_toy', {'swd': swd})
     assert [step for step, _ in checkpoint.of_run(str(tmp_path), 'dcgan_toy')] == [4]
     best = str(tmp_path / 'best')
     assert sorted(os.listdir(best)) == [
@@ -212,5 +212,7 @@ def test_the_best_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
         raise OSError('no links here')
     monkeypatch.setattr(os, 'link', link)
     prefix = place(tmp_path, 'dcgan_toy-1')
-    checkpoint.keep_best(prefix, 'dcgan_toy', 3.0)
+    checkpoint.write_json(prefix + '.json', {'settings': {}, 'data': {}, 'step': 1, 'epoch': 1})
+    checkpoint.note_figures(prefix, 'dcgan_toy', {'swd': 3.0})
+    assert checkpoint.settings(prefix)['figures'] == {'swd': 3.0}
     assert checkpoint.find(str(tmp_path / 'best')) == str(tmp_path / 'best' / 'dcgan_toy-1')

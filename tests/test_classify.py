@@ -1,4 +1,7 @@
 """classify.py learns labels that can be seen, and what it writes serves evaluate.py."""
+import os
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -48,10 +51,21 @@ def test_what_can_be_seen_is_learnt(home):
     assert (logits[:, 0] > 0).tolist() == [True, True, False, False, False]
 
 
-def test_labels_missing_are_named(home, tmp_path):
-    (tmp_path / 'datasets').mkdir()
+def test_labels_or_parts_missing_are_named(home, tmp_path):
+    celeba = tmp_path / 'datasets' / 'celeba'
+    shutil.copytree(str(home / 'datasets' / 'celeba'), str(celeba))
+    os.remove(str(celeba / 'list_attr_celeba.txt'))
     _, err = run('classify.py', cwd=tmp_path, code=2)
-    assert 'img_align_celeba.zip' in err
+    assert 'no labels of CelebA: neither' in err.splitlines()[-1]
+    os.remove(str(celeba / 'list_eval_partition.txt'))
+    _, err = run('classify.py', cwd=tmp_path, code=2)
+    assert 'no list_eval_partition.txt or .csv is there' in err.splitlines()[-1]
+
+
+def test_a_place_that_cannot_be_written_is_named_before_training(home):
+    (home / 'file').write_text('')
+    _, err = run('classify.py', '--out', os.path.join('file', 'labels.pb'), cwd=home, code=2)
+    assert err.startswith('error: file: ')
 
 
 def test_balanced_accuracy():

@@ -1,10 +1,12 @@
 """The tables and warnings of a run."""
 import csv
+import re
 
 import pytest
 import tensorflow.compat.v1 as tf
 
 import log
+import train
 
 
 @pytest.fixture
@@ -21,11 +23,11 @@ def lines(capsys):
 
 def test_d_that_has_won_is_told_once(records, capsys):
     for step in range(1, 60):
-        records.losses(step, 0.01, 8.0, 1.0, 0.0)
+        records.losses(step, 0.4, 8.0, 1.0, 0.01)
     sentence, = lines(capsys)
-    assert sentence.startswith('step 20: D tells all drawings (its mean loss is 0.010)')
+    assert sentence.startswith('step 20: D tells all drawings (takes them for photographs at 1.0%)')
     for step in range(60, 160):
-        records.losses(step, 0.6 if step < 100 else 0.01, 8.0, 1.0, 0.0)
+        records.losses(step, 0.4, 8.0, 1.0, 0.3 if step < 100 else 0.01)
     sentence, = lines(capsys)       # it came back
     assert sentence.startswith('step 1')
 
@@ -49,6 +51,15 @@ def test_a_fall_is_told_with_the_best_step(records, capsys):
         records.quality(step, swd, 0.2, 0.2)
     sentence, = lines(capsys)
     assert 'step 400: the faces are worse than at step 200 (SWD 21.0 against 10.0)' in sentence
+
+
+def test_what_a_warning_says_to_try_is_there():
+    with open(log.__file__, encoding='utf-8') as f:
+        options = re.findall(r'--[a-z][a-z-]+(?: [\d.]+| best)?', f.read())
+    assert {'--recipe best', '--average 0.999'} <= set(options)
+    for option in options:
+        name, _, value = option.partition(' ')
+        train.parse([name, value or '0.00001'])
 
 
 def test_tables_go_on_after_the_step_of_a_checkpoint(tmp_path, capsys):

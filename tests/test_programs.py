@@ -153,12 +153,17 @@ def test_a_fused_run_in_bfloat16_resumes_with_both(tmp_path):
 
 
 def test_averaged_weights_draw_unless_raw_is_asked_for(tmp_path):
-    for steps in (2, 4):
+    for folder, steps in (('model', 2), ('model', 4), ('at-once', 4)):
         run('train.py', *TOY, '--max-steps', steps, '--average', 0.9, '--log-every', 1,
-            '--resume', cwd=tmp_path)
+            '--resume', '--model-dir', folder, '--samples-dir', folder, cwd=tmp_path)
     prefix = str(tmp_path / 'model' / 'dcgan_toy-4')
-    names = tf.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
+    mine, theirs = (tf.train.NewCheckpointReader(str(tmp_path / folder / 'dcgan_toy-4'))
+                    for folder in ('model', 'at-once'))
+    names = theirs.get_variable_to_shape_map()
     assert len(names) == 99 + 22
+    for name in names:
+        np.testing.assert_allclose(mine.get_tensor(name), theirs.get_tensor(name), rtol=1e-3,
+                                   atol=2e-3, err_msg=name)
     drawn = {}
     for out, raw in (('averaged', []), ('raw', ['--raw'])):
         text, _ = run('generate.py', '--ckpt', prefix, '--out', out, '--num', 4, *raw,
@@ -185,9 +190,28 @@ def test_a_changed_setting_is_named_on_resume(home, option, value, saved):
     assert f'was trained with {option} {saved}' in message
 
 
+def test_a_recipe_is_settings_in_a_word(tmp_path):
+    out, _ = run('train.py', '--dataset', 'toy', '--recipe', 'best', '--average', 0.5, '--dry-run',
+                 cwd=tmp_path)
+    shown = dict(line.split(None, 1) for line in out.splitlines() if ' ' in line)
+    for name, value in dict(train.RECIPES['best'], average=0.5).items():
+        assert shown[name] == str(train.shown(value))
+
+
 def test_a_new_run_does_not_write_over_an_old_one(home):
     message = refused('train.py', *TOY, '--max-steps', 6, cwd=home)
     assert 'dcgan_toy-6 is there already' in message and '--resume' in message
+
+
+def test_the_best_alone_is_not_taken_for_nothing(home, tmp_path):
+    shutil.copytree(str(home / 'model' / 'best'), str(tmp_path / 'model' / 'best'))
+    for resume in ([], ['--resume']):
+        message = refused('train.py', *TOY, '--max-steps', 6, *resume, cwd=tmp_path)
+        assert 'is all that is left of a run: a copy of it in another --model-dir' in message
+    shutil.copytree(str(tmp_path / 'model' / 'best'), str(tmp_path / 'other'))
+    out, _ = run('train.py', '--dataset', 'toy', '--max-steps', 8, '--resume', '--model-dir',
+                 'other', cwd=tmp_path)
+    assert 'step 8/8' in out
 
 
 def test_an_earlier_run_is_moved_aside(home, tmp_path):
