@@ -146,6 +146,8 @@ def train(args):
 
         def save():
             refit()
+            # The losses were those before the update.
+            check_finite(draw(sheet_noise), 'its images are', step, args.model_dir)
             return checkpoint.save(sess, saver, args.model_dir, name, step, {
                 'settings': settings, 'end': end, 'data': facts, 'step': step,
                 'images': step * batch_size, 'epoch': step / per_epoch,
@@ -178,9 +180,7 @@ def train(args):
                     _, loss_g = sess.run([p.optimizer_g, p.loss_g], feed)
             step += 1
 
-            if not np.isfinite(loss_d + loss_g):
-                options.fail(f'step {step}: the loss is no longer finite (d {loss_d}, g {loss_g}); '
-                             f'{args.model_dir} keeps the last checkpoint, try a smaller --lr')
+            check_finite(loss_d + loss_g, 'the loss is', step, args.model_dir)
             records.status(step, loss_d, loss_g)
             if step % args.log_every == 0 or step == last_step:
                 records.losses(step, loss_d, loss_g, d_real.mean(), d_fake.mean())
@@ -202,6 +202,13 @@ def train(args):
         return 128 + stop[0]
     print(f'{prefix} is whole; python generate.py --ckpt {prefix} draws from it')
     return 0
+
+
+def check_finite(values, what, step, model_dir):
+    """Ends the run where it has run away, before that could be saved."""
+    if not np.isfinite(values).all():
+        options.fail(f'step {step}: {what} no longer finite; {model_dir} keeps the last '
+                     'checkpoint, begin anew with --recipe best or a smaller --lr')
 
 
 def find_photographs(args):

@@ -214,6 +214,29 @@ def test_the_best_alone_is_not_taken_for_nothing(home, tmp_path):
     assert 'step 8/8' in out
 
 
+def test_a_run_that_ran_away_is_not_saved(home, tmp_path):
+    shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
+    prefix = str(tmp_path / 'model' / 'dcgan_toy-6')
+    with tf.Graph().as_default(), tf.Session() as sess:
+        for name, shape in tf.train.NewCheckpointReader(prefix).get_variable_to_shape_map().items():
+            tf.get_variable(name, shape)
+        saver = tf.train.Saver()
+        saver.restore(sess, prefix)
+        sess.run([v.assign(v * float('nan')) for v in tf.global_variables('generator/g/bias:')])
+        saver.save(sess, prefix, write_meta_graph=False)
+    _, err = run('train.py', '--dataset', 'toy', '--max-steps', 7, '--resume', cwd=tmp_path, code=2)
+    assert 'step 7: the loss is no longer finite; model keeps the last checkpoint' in err
+    assert [step for step, _ in checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')] == [4, 6]
+
+
+def test_what_is_not_finite_ends_a_run(capsys):
+    train.check_finite(np.ones(3), 'its images are', 8, 'model')
+    with pytest.raises(SystemExit) as stop:
+        train.check_finite(np.array([1, np.inf]), 'its images are', 8, 'model')
+    assert stop.value.code == 2
+    assert 'step 8: its images are no longer finite' in capsys.readouterr().err
+
+
 def test_an_earlier_run_is_moved_aside(home, tmp_path):
     shutil.copytree(str(home / 'samples'), str(tmp_path / 'samples'))
     out, _ = run('train.py', *TOY, '--max-steps', 1, '--model-dir', 'other', '--log-every', 1,
