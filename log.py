@@ -99,11 +99,16 @@ class Log:
         self._plot()
 
     def gif(self, sample_every):
-        """samples.gif of the run's sheets so far, at most GIF_FRAMES of them, evenly spaced."""
+        """samples.gif of the run's sheets so far, at most GIF_FRAMES of them, evenly spaced.
+
+        The last one stays for two seconds.
+        """
         steps = sorted({*range(sample_every, self.last_step, sample_every), self.last_step})
         paths = [path for path in map(self._sheet_path, steps) if os.path.exists(path)]
         places = np.linspace(0, len(paths) - 1, min(len(paths), GIF_FRAMES)).astype(int)
-        pictures.write_gif(os.path.join(self.folder, 'samples.gif'), [paths[i] for i in places])
+        pictures.write_gif(os.path.join(self.folder, 'samples.gif'),
+                           (pictures.read(paths[i]) for i in places),
+                           [200] * (len(places) - 1) + [2000])
 
     def close(self):
         self.bar.close()

@@ -34,14 +34,39 @@ def write(path, image):
     os.replace(partial, path)
 
 
-def write_gif(path, frames, milliseconds=200):
-    """A looping GIF of picture files of one size, the last one shown for two seconds."""
+def read(path):
+    """A picture file as write makes it, [h, w, 3]."""
+    return np.asarray(imageio.imread(path))
+
+
+def write_gif(path, frames, milliseconds):
+    """A looping GIF of pictures of one size.
+
+    frames: any iterable of pictures [h, w, 3], taken one at a time.
+    milliseconds: a list, how long each is shown.
+    """
     partial = f'{path}.part'
-    first, *others = frames
-    with Image.open(first) as image:
-        image.save(partial, 'GIF', save_all=True, append_images=map(Image.open, others),
-                   duration=[milliseconds] * len(others) + [2000], loop=0)
+    images = map(Image.fromarray, frames)
+    next(images).save(partial, 'GIF', save_all=True, append_images=images,
+                      duration=milliseconds, loop=0)
     os.replace(partial, path)
+
+
+def write_mp4(path, frames, milliseconds):
+    """An H.264 film of pictures of one size, each shown as long; whether one could be written.
+
+    It can where the package imageio-ffmpeg is installed and has or finds a program ffmpeg.
+    """
+    try:
+        import imageio_ffmpeg
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
+        return False
+    partial = f'{path}.part.mp4'        # imageio goes by the ending
+    imageio.mimwrite(partial, frames, format='FFMPEG', fps=1000 / milliseconds,
+                     ffmpeg_log_level='error')
+    os.replace(partial, path)
+    return True
 
 
 def plot_losses(csv_path, path):

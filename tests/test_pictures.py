@@ -1,4 +1,6 @@
-"""Sheets, GIFs, curves."""
+"""Sheets, GIFs, films, curves."""
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,21 +29,50 @@ def test_a_sheet_of_any_count(count, columns, shape):
     assert (out == 255).all(axis=2).sum() == out.shape[0] * out.shape[1] - count * 24
 
 
-def test_write_and_gif(tmp_path):
-    paths = []
-    for grey in (0, 100, 200):
-        paths.append(str(tmp_path / f'{grey}.png'))
-        pictures.write(paths[-1], np.full((8, 10, 3), grey, np.uint8))
-    with Image.open(paths[1]) as image:
-        assert image.format == 'PNG' and np.asarray(image).tolist() == [[[100] * 3] * 10] * 8
-    pictures.write_gif(str(tmp_path / 'all.gif'), paths)
-    with Image.open(str(tmp_path / 'all.gif')) as gif:
+def grey(level):
+    return np.full((8, 10, 3), level, np.uint8)
+
+
+def test_what_is_written_is_read(tmp_path):
+    path = str(tmp_path / 'a.png')
+    pictures.write(path, grey(100))
+    with Image.open(path) as image:
+        assert image.format == 'PNG'
+    assert pictures.read(path).tolist() == grey(100).tolist()
+
+
+def test_a_gif_takes_its_frames_one_at_a_time(tmp_path):
+    path = str(tmp_path / 'all.gif')
+    pictures.write_gif(path, map(grey, (0, 100, 200)), [200, 200, 2000])
+    with Image.open(path) as gif:
         assert (gif.n_frames, gif.size, gif.info['loop']) == (3, (10, 8), 0)
         seen = []
         for frame in range(3):
             gif.seek(frame)
             seen.append((gif.info['duration'], gif.convert('RGB').getpixel((3, 3))[0]))
     assert seen == [(200, 0), (200, 100), (2000, 200)]
+
+
+def test_a_film_is_written_where_it_can_be(tmp_path, monkeypatch):
+    path = str(tmp_path / 'all.mp4')
+    frames = [np.full((32, 48, 3), level, np.uint8) for level in (0, 100, 200)]
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        assert not pictures.write_mp4(path, frames, 80)
+    else:
+        assert pictures.write_mp4(path, frames, 80)
+        assert imageio_ffmpeg.count_frames_and_secs(path) == (3, pytest.approx(0.24, abs=0.02))
+        film = [frame.mean() for frame in pictures.imageio.mimread(path)]
+        assert film == pytest.approx([0, 100, 200], abs=4)
+        os.remove(path)
+        monkeypatch.setattr(imageio_ffmpeg, 'get_ffmpeg_exe', missing)
+        assert not pictures.write_mp4(path, frames, 80)
+    assert os.listdir(str(tmp_path)) == []
+
+
+def missing():
+    raise RuntimeError('No ffmpeg exe could be found.')
 
 
 @pytest.mark.parametrize('count', [0, 1, 3, 500])
