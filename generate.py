@@ -2,13 +2,18 @@
 
     python generate.py --ckpt model/ --out samples/
     python generate.py --ckpt model/dcgan_lfw-4000 --num 1000 --separate --out faces/
+    python generate.py --interpolate 1 2 --frames 32
+    python generate.py --arithmetic "seeds:1,2,3 - 4,5,6 + 7,8,9"
+    python generate.py --num 16 --truncate 0.7 --save-latents some.npy
 
 --ckpt takes a folder (its newest checkpoint), a prefix or one of a checkpoint's files, of this
-program or of the original one. The same seed draws the same faces.
+program or of the original one. The same seed draws the same faces; the face of a seed is the
+first of them.
 """
 import argparse
 import itertools
 import os
+import re
 import sys
 
 import numpy as np
@@ -20,6 +25,10 @@ import sampler
 import session
 
 MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
+FRAME = 80              # milliseconds
+NEAR = 0.25             # noise around the result of --arithmetic (Radford et al. 2016, figure 7)
+EXAMPLE = 'seeds:1,2,3 - 4,5,6 + 7,8,9'     # of --arithmetic
+TERM = re.compile(r'\s*([+-]?)\s*([0-9]+(?:\s*,\s*[0-9]+)*)\s*')
 
 
 def main(argv=None):
@@ -36,26 +45,154 @@ def generate(args):
         if args.save_generator:
             checkpoint.save_generator(generator.sess, generator.saver, args.save_generator, prefix)
         os.makedirs(args.out, exist_ok=True)
-        images = draw(generator, args)
-        if args.separate:
-            digits = max(4, len(str(args.num - 1)))
-            for number, image in enumerate(itertools.chain.from_iterable(images)):
-                name = f'face_seed{args.seed}_{number:0{digits}d}.png'
-                pictures.write(os.path.join(args.out, name), image)
-            print(f'{args.num:,} images in {args.out}')
+        if args.interpolate:
+            interpolate(generator, args)
+        elif args.arithmetic:
+            arithmetic(generator, args)
         else:
-            path = os.path.join(args.out, f'faces_seed{args.seed}.png')
-            pictures.write(path, pictures.sheet(np.concatenate(list(images))))
-            print(path)
+            faces(generator, args)
     return 0
 
 
-def draw(generator, args):
-    """Yields the images in batches, uint8 [n, h, w, 3]."""
-    with options.Progress(args.num, 'images') as progress:
-        for images in generator.draw_many(args.seed, args.num, args.batch_size):
-            yield images
-            progress.update(len(images))
+def faces(generator, args):
+    """Draws those of a seed or of a file of latents."""
+    if args.latents:
+        latents = load_latents(args.latents, generator.z_dim)
+        count, name = len(latents), os.path.splitext(os.path.basename(args.latents))[0]
+        if count > MAX_SHEET and not args.separate:
+            options.fail(f'--latents {args.latents}: holds {count}; a sheet holds at most '
+                         f'{MAX_SHEET}; add --separate')
+        batches = in_batches(latents, args.batch_size)
+    else:
+        count, name = args.num, f'seed{args.seed}'
+        batches = generator.latents(args.seed, count, args.batch_size)
+    images = draw(generator, batches, count, args)
+    if args.separate:
+        write_each(args.out, f'face_{name}', itertools.chain.from_iterable(images), count)
+    else:
+        write_sheet(args.out, f'faces_{name}', np.concatenate(list(images)))
+
+
+def interpolate(generator, args):
+    """Draws the faces on the way from that of one seed to that of another."""
+    ends = [generator.latent(seed) for seed in args.interpolate]
+    images = draw_all(generator, slerp(*ends, args.frames), args)
+    name = 'interpolate_{}_{}'.format(*args.interpolate)
+    if args.separate:
+        write_each(args.out, name, images, args.frames)
+    else:
+        write_sheet(args.out, name, images)
+    there_and_back = [*images, *images[-2:0:-1]]
+    film = os.path.join(args.out, name)
+    pictures.write_gif(film + '.gif', there_and_back, [FRAME] * len(there_and_back))
+    print(film + '.gif')
+    if pictures.write_mp4(film + '.mp4', there_and_back, FRAME):
+        print(film + '.mp4')
+
+
+def arithmetic(generator, args):
+    """Adds and subtracts the mean latents of groups of seeds (Radford et al. 2016, 6.3.2).
+
+    A row a group: its faces, and in the last column that of its mean. So the last column is the
+    sum; at its foot is the result, with faces near it to the left.
+    """
+    groups = [np.array([generator.latent(seed) for seed in seeds]) for _, seeds in args.arithmetic]
+    means = [group.mean(axis=0) for group in groups]
+    result = sum(sign * mean for (sign, _), mean in zip(args.arithmetic, means))
+    columns = max(map(len, groups)) + 1
+    noise = np.random.RandomState(args.seed).uniform(-NEAR, NEAR, (columns - 1, len(result)))
+    rows = [*zip(groups, means), (result + noise, result)]
+    images = draw_all(generator, np.concatenate([[*group, mean] for group, mean in rows]), args)
+    places = [row * columns + column for row, (group, _) in enumerate(rows)
+              for column in [*range(len(group)), columns - 1]]
+    cells = np.full((len(rows) * columns,) + images.shape[1:], 255, np.uint8)
+    cells[places] = images
+    terms = [('-' if sign < 0 else '+') + ','.join(map(str, seeds))
+             for sign, seeds in args.arithmetic]
+    # Cut since a file's name may have 255 characters.
+    write_sheet(args.out, 'arithmetic_seeds' + ''.join(terms).lstrip('+')[:200], cells, columns)
+
+
+def draw(generator, batches, count, args):
+    """Yields the images of batches of latents, uint8 [n, h, w, 3], as --truncate has them."""
+    # In the generator's precision, so that what --save-latents writes draws the same again.
+    batches = ((args.truncate * latents).astype(np.float32) for latents in batches)
+    if args.save_latents:
+        batches = list(batches)
+        save_latents(args.save_latents, np.concatenate(batches))
+    with options.Progress(count, 'images') as progress:
+        for latents in batches:
+            yield generator.draw(latents)
+            progress.update(len(latents))
+
+
+def draw_all(generator, latents, args):
+    """The images of latents [n, z_dim]."""
+    batches = in_batches(latents, args.batch_size)
+    return np.concatenate(list(draw(generator, batches, len(latents), args)))
+
+
+# latents
+
+def slerp(a, b, count):
+    """count vectors from a to b, both included, along the sphere (Shoemake 1985); [count, z_dim].
+
+    Between vectors that are parallel or opposite, where that has no one way, along the line.
+    """
+    t = np.linspace(0, 1, count)[:, np.newaxis]
+    angle = np.arccos(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1, 1))
+    if np.sin(angle) < 1e-6:
+        return (1 - t) * a + t * b
+    way = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+    way[0], way[-1] = a, b      # without rounding
+    return way
+
+
+def in_batches(latents, size):
+    return (latents[start:start + size] for start in range(0, len(latents), size))
+
+
+def load_latents(path, z_dim):
+    """float32 [n, z_dim] of an npy file."""
+    wanted = f'floating-point numbers [n, {z_dim}]'
+    with open(path, 'rb') as f:
+        try:
+            latents = np.lib.format.read_array(f, allow_pickle=False)
+        except Exception:       # what a damaged header makes numpy raise is not only ValueError
+            options.fail(f'--latents {path}: is no whole npy file of {wanted}')
+    if latents.dtype.kind != 'f' or latents.shape[1:] != (z_dim,) or not latents.size:
+        options.fail(f'--latents {path}: holds {latents.dtype} {list(latents.shape)}, '
+                     f'not {wanted}')
+    with np.errstate(over='ignore'):
+        latents = latents.astype(np.float32)
+    finite = np.isfinite(latents).all(axis=1)
+    if not finite.all():
+        options.fail(f'--latents {path}: row {finite.argmin()} holds a number that is not finite')
+    return latents
+
+
+def save_latents(path, latents):
+    """Writes an npy file; the reader never sees half of it."""
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    with open(f'{path}.part', 'wb') as f:
+        np.save(f, latents)
+    os.replace(f'{path}.part', path)
+
+
+# what is written and said
+
+def write_sheet(folder, name, images, columns=None):
+    path = os.path.join(folder, f'{name}.png')
+    pictures.write(path, pictures.sheet(images, columns))
+    print(path)
+
+
+def write_each(folder, name, images, count):
+    """images: any iterable of count pictures."""
+    digits = max(4, len(str(count - 1)))
+    for number, image in enumerate(images):
+        pictures.write(os.path.join(folder, f'{name}_{number:0{digits}d}.png'), image)
+    print(f'{count:,} images in {folder}')
 
 
 def describe(generator):
@@ -79,10 +216,27 @@ def parse(argv):
                         help='folder, prefix or file of a checkpoint (%(default)s)')
     parser.add_argument('--out', default='samples/', metavar='DIR',
                         help='where the pictures go (%(default)s)')
-    parser.add_argument('--num', type=options.whole(1), default=64, metavar='N',
-                        help='how many faces (%(default)s)')
-    parser.add_argument('--seed', type=options.whole(0, 2 ** 32 - 1), default=0, metavar='N',
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument('--num', type=options.whole(1), default=64, metavar='N',
+                       help='how many faces (%(default)s)')
+    which.add_argument('--interpolate', type=seed, nargs=2, metavar=('A', 'B'),
+                       help='the way from the face of seed A to that of seed B, as a sheet and a '
+                            'GIF, with imageio-ffmpeg also as MP4')
+    which.add_argument('--arithmetic', type=sum_of_seeds, metavar='EXPR',
+                       help=f'means of seeds added and subtracted: "{EXAMPLE}"')
+    which.add_argument('--latents', metavar='FILE',
+                       help='the faces of an npy file, floating-point numbers [n, z_dim]')
+    parser.add_argument('--frames', type=options.whole(2, MAX_SHEET), default=16, metavar='N',
+                        help='of --interpolate, A and B included (%(default)s)')
+    parser.add_argument('--seed', type=seed, default=0, metavar='N',
                         help='of the noise (%(default)s)')
+    parser.add_argument('--truncate', type=options.share, default=1.0, metavar='T',
+                        help='the latents times T, 0 < T <= 1, nearer to the middle of the cube '
+                             'they come from: less varied, more typical faces, dull where T is '
+                             'small (1)')
+    parser.add_argument('--save-latents', metavar='FILE',
+                        help='also write the latents of all that is drawn, in reading order, for '
+                             '--latents')
     parser.add_argument('--separate', action='store_true',
                         help='one PNG a face instead of a sheet')
     parser.add_argument('--batch-size', type=options.whole(1), default=64, metavar='N',
@@ -94,7 +248,33 @@ def parse(argv):
                         help='also write the generator alone as a checkpoint, to pass on: a '
                              'sixth of the size')
     options.add_tensorflow(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.frames != parser.get_default('frames') and not args.interpolate:
+        parser.error('--frames belongs to --interpolate A B')
+    if args.seed and (args.interpolate or args.latents):
+        parser.error('--seed has no effect on --interpolate A B and --latents FILE')
+    if args.separate and args.arithmetic:
+        parser.error('--separate: what --arithmetic draws is one picture')
+    return args
+
+
+def seed(text):
+    """An argparse type: what numpy's RandomState takes."""
+    return options.whole(0, 2 ** 32 - 1)(text)
+
+
+def sum_of_seeds(text):
+    """An argparse type: '1,2 - 3' as [(1, [1, 2]), (-1, [3])]."""
+    terms = []
+    start = at = re.match(r'\s*(seeds:)?', text).end()
+    while at < len(text) or not terms:
+        term = TERM.match(text, at)
+        if not term or not (term[1] or at == start):
+            raise argparse.ArgumentTypeError(
+                f'{text!r} is no sum of seeds from {text[at:]!r} on; one is "{EXAMPLE}"')
+        terms.append((-1 if term[1] == '-' else 1, [seed(s) for s in term[2].split(',')]))
+        at = term.end()
+    return terms
 
 
 if __name__ == '__main__':

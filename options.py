@@ -86,6 +86,14 @@ def real(low, high):
     return parse
 
 
+def share(text):
+    """An argparse type: a number above 0 up to 1."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f'{text} is not above 0 and up to 1')
+    return number
+
+
 def device(text):
     """An argparse type: `cpu` or `gpu:N`."""
     if not re.fullmatch(r'cpu|gpu:\d+', text):

@@ -41,9 +41,17 @@ class Sampler:
 
     def draw_many(self, seed, count, batch_size=64):
         """Yields the images 0 to count - 1 of a seed in batches, as draw does."""
+        return map(self.draw, self.latents(seed, count, batch_size))
+
+    def latents(self, seed, count, batch_size=64):
+        """Yields the noise that the images 0 to count - 1 of a seed are drawn from, in batches."""
         rng = np.random.RandomState(seed)
         for start in range(0, count, batch_size):
-            yield self.draw(rng.uniform(-1, 1, (min(batch_size, count - start), self.z_dim)))
+            yield rng.uniform(-1, 1, (min(batch_size, count - start), self.z_dim))
+
+    def latent(self, seed):
+        """The noise [z_dim] of image 0 of a seed."""
+        return next(self.latents(seed, 1))[0]
 
     def __enter__(self):
         return self

@@ -1,5 +1,6 @@
 """train.py and generate.py as a user runs them, on the toy set."""
 import csv
+import importlib.util
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 
 import checkpoint
+import generate
 import models
 import parity
 import train
@@ -393,10 +395,195 @@ def test_what_generate_refuses(home, tmp_path):
         'generate.py', '--ckpt', 'model/dcgan-1', cwd=tmp_path)
     assert '--num 10001: a sheet holds at most 10000; add --separate' in refused(
         'generate.py', '--ckpt', home / 'model', '--num', 10001, cwd=tmp_path)
+    np.save(str(tmp_path / 'many.npy'), np.zeros((10001, 100)))
+    assert '--latents many.npy: holds 10001; a sheet holds at most 10000; add --sep' in refused(
+        'generate.py', '--ckpt', home / 'model', '--latents', 'many.npy', cwd=tmp_path)
+    assert 'none.npy: No such file or directory' in refused(
+        'generate.py', '--ckpt', home / 'model', '--latents', 'none.npy', cwd=tmp_path)
+    (tmp_path / 'file').write_text('')
+    assert 'file: ' in refused('generate.py', '--ckpt', home / 'model', '--num', 1,
+                               '--save-latents', 'file/a.npy', cwd=tmp_path)
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     os.truncate(str(tmp_path / 'model' / 'dcgan_toy-6.data-00000-of-00001'), 5000)
     _, err = run('generate.py', '--ckpt', 'model', cwd=tmp_path, code=2)
     assert err.startswith('error: --ckpt model/dcgan_toy-6: is damaged') and err.count('\n') == 1
+
+
+def cells(path):
+    """The 32x32 images of a sheet, int [rows, columns, 32, 32, 3]."""
+    sheet = pixels(path).astype(int)
+    rows, columns = sheet.shape[0] // 32, sheet.shape[1] // 32
+    return sheet.reshape(rows, 32, columns, 32, 3).swapaxes(1, 2)
+
+
+def face(home, folder, seed):
+    run('generate.py', '--ckpt', home / 'model', '--out', folder, '--num', 1, '--seed', seed,
+        cwd=home)
+    return pixels(folder / f'faces_seed{seed}.png').astype(int)
+
+
+def is_near(a, b):
+    """Whether images are the same but for what the batch's size does to rounding."""
+    return np.abs(a - b).max() <= 1
+
+
+def test_spherical_ways_keep_the_norm_and_end_where_they_should():
+    a, b = np.random.RandomState(0).uniform(-1, 1, (2, 100))
+    b *= np.linalg.norm(a) / np.linalg.norm(b)
+    way = generate.slerp(a, b, 9)
+    assert (way[0] == a).all() and (way[-1] == b).all()
+    np.testing.assert_allclose(np.linalg.norm(way, axis=1), np.linalg.norm(a))
+    steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
+    np.testing.assert_allclose(steps, steps[0])
+    np.testing.assert_allclose(generate.slerp(a, 3 * a, 3), [a, 2 * a, 3 * a])
+    np.testing.assert_allclose(generate.slerp(a, -a, 3), [a, 0 * a, -a], atol=1e-12)
+    assert (generate.slerp(a, b, 2) == [a, b]).all()
+
+
+def test_a_walk_begins_and_ends_at_the_faces_of_its_seeds(home, tmp_path):
+    text, _ = run('generate.py', '--ckpt', home / 'model', '--out', tmp_path, '--interpolate',
+                  5, 4294967295, '--frames', 7, '--batch-size', 3, cwd=tmp_path)
+    name = 'interpolate_5_4294967295'
+    film = [name + '.mp4'] if importlib.util.find_spec('imageio_ffmpeg') else []
+    assert sorted(os.listdir(str(tmp_path))) == [name + '.gif', *film, name + '.png']
+    assert all(str(tmp_path / file) in text for file in os.listdir(str(tmp_path)))
+    way = cells(tmp_path / (name + '.png')).reshape(9, 32, 32, 3)
+    assert is_near(way[0], face(home, tmp_path, 5))
+    assert is_near(way[6], face(home, tmp_path, 4294967295))
+    assert (way[7:] == 255).all()
+    with Image.open(str(tmp_path / (name + '.gif'))) as gif:
+        assert (gif.n_frames, gif.size, gif.info['loop']) == (12, (32, 32), 0)
+    run('generate.py', '--ckpt', home / 'model', '--out', 'each', '--interpolate', 5, 4294967295,
+        '--frames', 7, '--separate', cwd=tmp_path)
+    for number in range(7):
+        assert is_near(pixels(tmp_path / 'each' / f'{name}_{number:04d}.png'), way[number])
+
+
+def test_arithmetic_adds_and_subtracts_the_means_of_groups(home, tmp_path):
+    out, _ = run('generate.py', '--ckpt', home / 'model', '--out', '.', '--arithmetic',
+                 'seeds:1 - 1+2,3, 4', '--save-latents', 'all.npy', cwd=tmp_path)
+    name = 'arithmetic_seeds1-1+2,3,4.png'
+    assert name in out
+    sheet, latents = cells(tmp_path / name), np.load(str(tmp_path / 'all.npy'))
+    assert sheet.shape == (4, 4, 32, 32, 3) and latents.shape == (2 + 2 + 4 + 4, 100)
+    assert (sheet[:2, 1:3] == 255).all()
+    one = face(home, tmp_path, 1)
+    assert all(is_near(sheet[row, column], one) for row in (0, 1) for column in (0, 3))
+    assert is_near(sheet[2, 1], face(home, tmp_path, 3))
+    assert is_near(sheet[3, 3], sheet[2, 3])
+    np.testing.assert_allclose(latents[-1], latents[4:7].mean(axis=0), atol=1e-6)
+    noise = latents[8:11] - latents[-1]
+    assert 0.2 < np.abs(noise).max() <= 0.25 + 1e-6
+    # One group: the result is its mean. A sign may lead, and --seed makes other noise.
+    run('generate.py', '--ckpt', home / 'model', '--out', '.', '--arithmetic', '+2,3,4',
+        '--seed', 1, cwd=tmp_path)
+    mean = cells(tmp_path / 'arithmetic_seeds2,3,4.png')
+    assert is_near(mean[0], sheet[2]) and is_near(mean[1, 3], mean[0, 3])
+    assert not is_near(mean[1, 0], sheet[3, 0])
+
+
+@pytest.mark.parametrize('text, terms', [
+    ('1', [(1, [1])]), (' seeds: -1,2 +3 ', [(-1, [1, 2]), (1, [3])]),
+    ('seeds:1,2,3 - 4,5,6 + 7,8,9', [(1, [1, 2, 3]), (-1, [4, 5, 6]), (1, [7, 8, 9])])])
+def test_sums_of_seeds(text, terms):
+    assert generate.sum_of_seeds(text) == terms
+
+
+def test_latents_that_were_saved_draw_the_same_again(home, tmp_path):
+    kept = str(tmp_path / 'some' / 'kept.npy')
+    run('generate.py', '--ckpt', home / 'model', '--out', '.', '--num', 5, '--truncate', 0.3,
+        '--save-latents', kept, cwd=tmp_path)
+    assert os.listdir(str(tmp_path / 'some')) == ['kept.npy']
+    latents = np.load(kept)
+    expected = 0.3 * np.random.RandomState(0).uniform(-1, 1, (5, 100))
+    assert latents.dtype == np.float32 and (latents == expected.astype(np.float32)).all()
+    run('generate.py', '--ckpt', home / 'model', '--out', '.', '--latents', kept,
+        '--save-latents', 'again.npy', cwd=tmp_path)
+    assert (tmp_path / 'faces_kept.png').read_bytes() == (
+        tmp_path / 'faces_seed0.png').read_bytes()
+    assert (tmp_path / 'again.npy').read_bytes() == (tmp_path / 'some' / 'kept.npy').read_bytes()
+    np.save(str(tmp_path / 'wide.npy'), latents.astype('>f8'))
+    run('generate.py', '--ckpt', home / 'model', '--out', 'each', '--latents', 'wide.npy',
+        '--separate', cwd=tmp_path)
+    each = [pixels(tmp_path / 'each' / f'face_wide_{number:04d}.png') for number in range(5)]
+    assert is_near(np.array(each), cells(tmp_path / 'faces_kept.png').reshape(6, 32, 32, 3)[:5])
+
+
+def test_truncated_faces_are_less_varied(home, tmp_path):
+    spread = {}
+    for truncate in ([], ['--truncate', 1], ['--truncate', 0.5], ['--truncate', 0.1]):
+        run('generate.py', '--ckpt', home / 'model', '--out', '.', '--num', 16, *truncate,
+            cwd=tmp_path)
+        images = cells(tmp_path / 'faces_seed0.png').reshape(16, 32, 32, 3)
+        spread[truncate[-1] if truncate else None] = images.std(axis=0).mean()
+    assert spread[None] == spread[1] > spread[0.5] > spread[0.1]
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--interpolate', '1'], '--interpolate: expected 2 arguments'),
+    (['--interpolate', '1', 'x'], "--interpolate: invalid seed value: 'x'"),
+    (['--interpolate', '1', '-1'], '--interpolate: -1 is not from 0 to 4294967295'),
+    (['--interpolate', '1', '2', '--frames', '1'], '--frames: 1 is not from 2 to 10000'),
+    (['--interpolate', '1', '2', '--seed', '3'], '--seed has no effect on --interpolate'),
+    (['--interpolate', '1', '2', '--num', '3'], '--num: not allowed with argument --interpolate'),
+    (['--interpolate', '1', '2', '--latents', 'a.npy'], 'not allowed with argument --interpolate'),
+    (['--frames', '9'], '--frames belongs to --interpolate'),
+    (['--arithmetic', '1', '--separate'], '--separate: what --arithmetic draws is one picture'),
+    (['--arithmetic', ''], "'' is no sum of seeds from '' on; one is \"seeds:1,2,3 - 4,5,6 + "),
+    (['--arithmetic', 'seeds:'], "'seeds:' is no sum of seeds from '' on"),
+    (['--arithmetic', '1 + 2,,3'], "'1 + 2,,3' is no sum of seeds from ',,3' on"),
+    (['--arithmetic', '1 2'], "from '2' on"),
+    (['--arithmetic', '1 + - 2'], "from '+ - 2' on"),
+    (['--arithmetic', '1 - man'], "from '- man' on"),
+    (['--arithmetic', '4294967296'], '--arithmetic: 4294967296 is not from 0 to 4294967295'),
+    (['--latents', 'a.npy', '--seed', '3'], '--seed has no effect on'),
+    (['--truncate', '0'], '--truncate: 0 is not above 0 and up to 1'),
+    (['--truncate', '1.1'], '--truncate: 1.1 is not above 0 and up to 1'),
+    (['--truncate', 'nan'], '--truncate: nan is not above 0'),
+])
+def test_what_the_options_of_latents_refuse(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        generate.parse(arguments)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.startswith('error: ') and err.count('\n') == 1
+    assert message in err
+
+
+def test_what_holds_no_latents_is_refused(tmp_path, capsys):
+    latents = np.zeros((3, 100))
+    kinds = {'flat': latents[0], 'narrow': latents[:, :99], 'none': latents[:0],
+             'one': latents[0, 0], 'whole': latents.astype(int), 'objects': latents.astype(object)}
+    for name, array in kinds.items():
+        np.save(str(tmp_path / f'{name}.npy'), array)
+    with open(str(tmp_path / 'several.npy'), 'wb') as f:
+        np.savez(f, latents)
+    for row, name, value in ((0, 'nan', np.nan), (1, 'infinite', -np.inf), (2, 'huge', 1e300)):
+        array = latents.copy()
+        array[row, 7] = value
+        np.save(str(tmp_path / f'{name}.npy'), array)
+    whole = (tmp_path / 'flat.npy').read_bytes()
+    (tmp_path / 'cut.npy').write_bytes(whole[:-8])
+    (tmp_path / 'header.npy').write_bytes(whole[:20])
+    (tmp_path / 'quote.npy').write_bytes(whole.replace(b')', b"'", 1))
+    (tmp_path / 'digits.npy').write_bytes(whole.replace(b'(100,), }' + b' ' * 20,
+                                                        b'(1' + b'0' * 20 + b',), }  ', 1))
+    (tmp_path / 'empty.npy').write_bytes(b'')
+    (tmp_path / 'text.npy').write_text('1 2 3')
+    messages = {
+        'flat': 'holds float64 [100], not floating-point numbers [n, 100]',
+        'narrow': 'holds float64 [3, 99], not', 'none': 'holds float64 [0, 100], not',
+        'one': 'holds float64 [], not', 'whole': 'holds int64 [3, 100], not',
+        'nan': 'row 0 holds a number that is not finite', 'infinite': 'row 1 holds',
+        'huge': 'row 2 holds'}
+    for name in ('objects', 'several', 'cut', 'header', 'quote', 'digits', 'empty', 'text'):
+        messages[name] = 'is no whole npy file of floating-point numbers [n, 100]'
+    for name, message in messages.items():
+        path = str(tmp_path / f'{name}.npy')
+        with pytest.raises(SystemExit) as stop:
+            generate.load_latents(path, 100)
+        err = capsys.readouterr().err
+        assert stop.value.code == 2 and err.count('\n') == 1
+        assert err.startswith(f'error: --latents {path}: ') and message in err
 
 
 def test_help_is_there_at_once():
