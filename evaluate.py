@@ -359,13 +359,9 @@ def parse(argv):
     summary, _, details = __doc__.partition('\n\n')
     parser = options.Parser(description=summary, epilog=details,
                             formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--ckpt', default='model/', metavar='PATH',
-                        help='folder, prefix or file of a checkpoint (%(default)s)')
+    options.add_checkpoint(parser)
     parser.add_argument('--all', action='store_true',
                         help='all checkpoints of its run, and a picture of the figures by step')
-    parser.add_argument('--raw', action='store_true',
-                        help="the weights themselves where the checkpoint holds their moving "
-                             'average too')
     parser.add_argument('--num', '--max-images', type=options.whole(FEWEST), metavar='N',
                         help=f'images a side (half of the set, at most {MOST:,})')
     parser.add_argument('--seed', type=options.whole(0, 2 ** 32 - 1), default=0, metavar='N',

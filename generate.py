@@ -212,8 +212,7 @@ def parse(argv):
     summary, _, details = __doc__.partition('\n\n')
     parser = options.Parser(description=summary, epilog=details,
                             formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--ckpt', default='model/', metavar='PATH',
-                        help='folder, prefix or file of a checkpoint (%(default)s)')
+    options.add_checkpoint(parser)
     parser.add_argument('--out', default='samples/', metavar='DIR',
                         help='where the pictures go (%(default)s)')
     which = parser.add_mutually_exclusive_group()
@@ -241,9 +240,6 @@ def parse(argv):
                         help='one PNG a face instead of a sheet')
     parser.add_argument('--batch-size', type=options.whole(1), default=64, metavar='N',
                         help='faces drawn at once (%(default)s)')
-    parser.add_argument('--raw', action='store_true',
-                        help="the weights themselves where the checkpoint holds their moving "
-                             'average too')
     parser.add_argument('--save-generator', metavar='PREFIX',
                         help='also write the generator alone as a checkpoint, to pass on: a '
                              'sixth of the size')

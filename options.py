@@ -101,6 +101,15 @@ def device(text):
     return text
 
 
+def add_checkpoint(parser):
+    """Which generator draws: what goes to checkpoint.find and sampler.Sampler."""
+    parser.add_argument('--ckpt', default='model/', metavar='PATH',
+                        help='folder, prefix or file of a checkpoint (%(default)s)')
+    parser.add_argument('--raw', action='store_true',
+                        help="the weights themselves where the checkpoint holds their moving "
+                             'average too')
+
+
 def add_tensorflow(parser):
     """The options that go to session.set_up."""
     parser.add_argument('--device', type=device, metavar='NAME',

@@ -57,6 +57,8 @@ def test_labels_or_parts_missing_are_named(home, tmp_path):
     os.remove(str(celeba / 'list_attr_celeba.txt'))
     _, err = run('classify.py', cwd=tmp_path, code=2)
     assert 'no labels of CelebA: neither' in err.splitlines()[-1]
+    (celeba / 'list_attr_celeba.txt').write_text(
+        (home / 'datasets' / 'celeba' / 'list_attr_celeba.txt').read_text())
     os.remove(str(celeba / 'list_eval_partition.txt'))
     _, err = run('classify.py', cwd=tmp_path, code=2)
     assert 'no list_eval_partition.txt or .csv is there' in err.splitlines()[-1]
