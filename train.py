@@ -34,7 +34,8 @@ import session
 
 # What makes a run what it is: saved with each checkpoint, and the same on --resume.
 DEFAULTS = {
-    'dataset': 'lfw', 'image_size': 64, 'crop': None, 'augment': [], 'batch_size': 64,
+    'dataset': 'lfw', 'image_size': 64, 'crop': None, 'augment': [],
+    'augment_crop': 4, 'augment_rotate': 10.0, 'augment_color': 0.1, 'batch_size': 64,
     'z_dim': 100, 'lr': 0.0002, 'lr_d': None, 'beta1': 0.5, 'init': 'glorot', 'g_steps': 1,
     'average': 0.0, 'diffaugment': [], 'smooth': 0.0, 'instance_noise': 0.0,
     'spectral_norm': False, 'r1': 0.0, 'fused_step': False, 'precision': 'float32', 'seed': 0}
@@ -72,8 +73,18 @@ def train(args):
         print(f'{key:12} {shown(value)}')
 
     # data
+    strengths = {key[len('augment_'):]: settings[key] for key in settings if 'augment_' in key}
+
+    def batch_of(images, step):
+        batch = data.batch(images, batch_size, seed, step)
+        return augment.apply(settings['augment'], batch, data.rng(seed, step, 'augment'), strengths)
+
     if args.dry_run:
         print_plan(args, source, len(source.names), batch_size, step, saved)
+        if args.sheet:
+            photographs = data.load(source, image_size, settings['crop'], args.data_dir, batch_size)
+            pictures.write(args.sheet, pictures.sheet(batch_of(photographs.images, step)))
+            print(args.sheet)
         return 0
     photographs = data.load(source, image_size, settings['crop'], args.data_dir, batch_size)
     images = photographs.images
@@ -114,9 +125,7 @@ def train(args):
     alike = metrics.ms_ssim(*np.split(reference, 2))
 
     def feed_of(step):
-        batch = data.batch(images, batch_size, seed, step)
-        batch = augment.apply(settings['augment'], batch, data.rng(seed, step, 'augment'))
-        feed = {p.X: data.scaled(batch), p.is_training: True,
+        feed = {p.X: data.scaled(batch_of(images, step)), p.is_training: True,
                 p.noise: data.noise(seed, step, batch_size, z_dim)}
         if p.step is not None:
             feed[p.step] = step
@@ -334,7 +343,15 @@ def parse(argv):
                        help='take the middle N x N pixels of a photograph, 0: the largest square '
                             '(lfw 150, celeba 178, else 0)')
     group.add_argument('--augment', type=options.names(augment.AUGMENTATIONS), metavar='LIST',
-                       help=f'comma-separated, of: {", ".join(augment.AUGMENTATIONS)} (none)')
+                       help='what is done to photographs at random, comma-separated, of: '
+                            f'{", ".join(augment.AUGMENTATIONS)} (none)')
+    group.add_argument('--augment-crop', type=options.whole(1), metavar='N',
+                       help='pixels that crop shifts by at most (4)')
+    group.add_argument('--augment-rotate', type=options.real(0, 180), metavar='X',
+                       help='degrees that rotate turns by at most (10)')
+    group.add_argument('--augment-color', type=options.real(0, 1), metavar='X',
+                       help='share by which color changes brightness, contrast, saturation and '
+                            'hue at most (0.1)')
 
     group = parser.add_argument_group('training')
     group.add_argument('--recipe', choices=RECIPES, default='original',
@@ -399,9 +416,14 @@ def parse(argv):
                        help='checkpoints that stay, 0: all (%(default)s)')
     group.add_argument('--dry-run', action='store_true',
                        help='print settings and counts, and end')
+    group.add_argument('--sheet', metavar='FILE',
+                       help='with --dry-run: also write the photographs of the next step as D sees '
+                            'them, augmented')
     options.add_tensorflow(group)
     args = parser.parse_args(argv)
     args.dataset = args.dataset or DEFAULTS['dataset']
+    if args.sheet and not args.dry_run:
+        parser.error('--sheet goes with --dry-run')
     return args
 
 

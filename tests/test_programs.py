@@ -305,7 +305,18 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     assert time.time() - began < 20
 
 
+def test_a_sheet_of_what_d_sees(tmp_path):
+    for augmented in ('', 'crop,rotate,color'):
+        out, _ = run('train.py', *TOY, '--dry-run', '--augment', augmented, '--augment-rotate', 30,
+                     '--sheet', f'{len(augmented)}.png', cwd=tmp_path)
+    assert out.splitlines()[-1] == '17.png'
+    plain, changed = (pixels(tmp_path / name).astype(int) for name in ('0.png', '17.png'))
+    assert plain.shape == changed.shape == (4 * 32, 4 * 32, 3)
+    assert np.abs(plain - changed).mean() > 5
+
+
 @pytest.mark.parametrize('arguments, message', [
+    (['--dataset', 'toy', '--sheet', 'a.png'], '--sheet goes with --dry-run'),
     (['--dataset', 'nowhere'], '--dataset nowhere: neither lfw, celeba, toy nor a folder'),
     (['--dataset', 'toy', '--image-size', '50'], 'argument --image-size: invalid choice'),
     (['--dataset', 'toy', '--batch-size', '0'], 'argument --batch-size: 0 is not from 1 to'),
