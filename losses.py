@@ -22,5 +22,7 @@ def r1(d_real_logits, images):
 
 
 def _cross_entropy(logits, label):
-    labels = tf.zeros_like(logits) + label
+    labels = tf.ones_like(logits) if label else tf.zeros_like(logits)
+    if 0 < label < 1:
+        labels *= label
     return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(logits=logits, labels=labels))
