@@ -13,8 +13,8 @@ class Sampler:
     noise draws the same images whatever the batch. Raises CheckpointError where the checkpoint
     can't be used. To be made after session.set_up.
 
-    prefix, image_size, z_dim and averaged say what draws; sess, saver and names are for those who
-    save it: its variables under the plain names.
+    prefix, image_size, z_dim and averaged say what draws; sess and saver are for those who save it:
+    its variables under the plain names.
     """
 
     def __init__(self, prefix, raw=False):

@@ -4,8 +4,9 @@
     python benchmarks/recipe.py --dataset lfw --only g-steps-2 seed-1 --network model/labels.pb
 
 What was run before is not run again, so that it can be stopped at any time and called with more
---only. The table, in Markdown, is of all runs in --out: for each the figures of evaluate.py with
-averaged weights and with the weights themselves, and the loss of D over its last 100 rows.
+--only. The table, in Markdown, is of all whole runs in --out on that set and of that length: for
+each the figures of evaluate.py with averaged weights and with the weights themselves, and the loss
+of D over its last 100 rows.
 """
 import argparse
 import csv
@@ -46,10 +47,23 @@ def options_of(change):
     return given
 
 
-def train(change, folder, args):
-    batch = dict(COMMON, **CHANGES[change])['batch-size']
-    steps = args.images // batch
-    with open(os.path.join(folder, 'train.log'), 'w') as log:
+def folder_of(change, args):
+    return os.path.join(args.out, f'{args.dataset}-{args.images}-{change}')
+
+
+def steps_of(change, args):
+    return args.images // dict(COMMON, **CHANGES[change])['batch-size']
+
+
+def is_whole(change, args):
+    last = f'dcgan_{args.dataset}-{steps_of(change, args)}.index'
+    return os.path.exists(os.path.join(folder_of(change, args), last))
+
+
+def train(change, args):
+    folder, steps = folder_of(change, args), steps_of(change, args)
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, 'train.log'), 'a') as log:
         subprocess.check_call(
             [sys.executable, os.path.join(ROOT, 'train.py'), '--dataset', args.dataset,
              '--data-dir', args.data_dir, '--model-dir', folder,
@@ -59,7 +73,8 @@ def train(change, folder, args):
 
 
 def evaluate(folder, args, raw):
-    path = os.path.join(folder, 'raw.json' if raw else 'averaged.json')
+    by = '-' + os.path.basename(args.network) if args.network else ''
+    path = os.path.join(folder, f'{"raw" if raw else "averaged"}-{args.num}{by}.json')
     network = ['--inception', args.network, '--input', 'images', '--output', 'features']
     if not os.path.exists(path):
         subprocess.check_call(
@@ -80,7 +95,8 @@ def table(runs, args):
     keys = ['swd', 'ms_ssim'] + ['fid', 'precision', 'recall'] * bool(args.network)
     yield f'| change | {" | ".join(keys)} | D\'s loss |'
     yield '| --- |' + ' --- |' * (len(keys) + 1)
-    for change, folder in runs:
+    for change in runs:
+        folder = folder_of(change, args)
         both = [evaluate(folder, args, raw) for raw in (False, True)]
         cells = [' / '.join(f'{one["checkpoints"][0]["figures"][key]:.4g}' for one in both)
                  for key in keys]
@@ -99,14 +115,10 @@ def main():
     parser.add_argument('--only', nargs='+', choices=CHANGES, default=list(CHANGES))
     parser.add_argument('--out', default='runs')
     args = parser.parse_args()
-    runs = []
-    for change in CHANGES:
-        folder = os.path.join(args.out, f'{args.dataset}-{args.images}-{change}')
-        if change in args.only:
-            os.makedirs(folder, exist_ok=True)
-            train(change, folder, args)
-            runs.append((change, folder))
-    print('\n'.join(table(runs, args)))
+    for change in args.only:
+        if not is_whole(change, args):
+            train(change, args)
+    print('\n'.join(table([change for change in CHANGES if is_whole(change, args)], args)))
 
 
 if __name__ == '__main__':
