@@ -15,6 +15,8 @@ import os
 import re
 import shutil
 
+import numpy as np
+
 FILE_ENDINGS = re.compile(r'\.(index|meta|json|data-\d{5}-of-\d{5})$')
 BEST = 'best'           # folder beside a run's checkpoints that keeps the best one
 STEP = re.compile(r'-(\d+)$')
@@ -122,18 +124,43 @@ def settings(prefix):
     return facts
 
 
+def labels_to_text(labels):
+    """Labels, an array [n, l] of -1 and 1, as a list of strings of - and +."""
+    return [''.join('+' if value > 0 else '-' for value in row) for row in labels]
+
+
+def labels_of(prefix):
+    """(names of the attributes that its generator is asked for, int8 [n, l] of rows of them).
+
+    The rows are some of the training set's, to draw by. ([], an array [0, 0]) for a generator that
+    knows no attributes.
+    """
+    facts = settings(prefix)
+    names = facts.get('settings', {}).get('attributes', [])
+    rows = facts.get('labels', [])
+    if bool(names) != bool(rows) or any(len(row) != len(names) or set(row) - set('+-')
+                                        for row in rows):
+        raise CheckpointError(f'{prefix}.json: its labels are not those of its attributes')
+    labels = np.array([[1 if sign == '+' else -1 for sign in row] for row in rows], np.int8)
+    return names, labels.reshape(len(rows), len(names))
+
+
 def generator_facts(prefix):
     """(image_size, z_dim, width, averaged) of the generator in a checkpoint, read off its shapes.
 
-    averaged: whether there is a moving average of its weights too. A checkpoint of the original
-    program, which has no settings beside it, serves as well.
+    z_dim: numbers of noise, without the labels that are joined to it. averaged: whether there is a
+    moving average of its weights too. A checkpoint of the original program, which has no settings
+    beside it, serves as well.
     """
     from models import IMAGE_SIZES
     with _named(prefix):
         shapes = _shapes(prefix)
     if not {'generator/dense/kernel', 'generator/g/kernel'} <= set(shapes):
         raise CheckpointError(f'{prefix}: holds no generator of this network')
-    z_dim, units = shapes['generator/dense/kernel']
+    inputs, units = shapes['generator/dense/kernel']
+    z_dim = inputs - len(labels_of(prefix)[0])
+    if z_dim < 1:
+        raise CheckpointError(f'{prefix}: its generator is not that of {prefix}.json')
     width = shapes['generator/g/kernel'][-1]
     image_size = 16 * int(round((units / (8 * width)) ** 0.5))
     if image_size not in IMAGE_SIZES:

@@ -1,7 +1,9 @@
-"""Trains a small network to read CelebA's 40 labels, and writes it as a frozen graph.
+r"""Trains a small network to read CelebA's 40 labels, and writes it as a frozen graph.
 
     python classify.py --data-dir datasets --out model/labels.pb
     python evaluate.py --dataset lfw --inception model/labels.pb --input images --output features
+    python evaluate.py --ckpt model/dcgan_celeba_attributes --dataset celeba \
+        --labels model/labels.pb
 
 It is learnt from the train part and tested on the valid part of datasets/celeba/. Its features are
 a yardstick of faces that needs no download: with them evaluate.py tells FID, KID, precision and
@@ -15,6 +17,7 @@ import sys
 import numpy as np
 
 import augment
+import checkpoint
 import data
 import options
 import session
@@ -37,7 +40,8 @@ def classify(args):
     parts = {}
     for part in ('train', 'valid'):
         source = data.find('celeba', args.data_dir, part)
-        photographs = data.load(source, IMAGE_SIZE, None, args.data_dir, BATCH)
+        at_least = BATCH if part == 'train' else 1
+        photographs = data.load(source, IMAGE_SIZE, None, args.data_dir, at_least)
         names, labels = data.attributes(source.folder, photographs.names)
         parts[part] = photographs.images, labels
         print(f'{part:12} {len(labels):,} photographs, {len(names)} labels each')
@@ -76,16 +80,16 @@ def classify(args):
         found = np.concatenate([
             sess.run(logits, {images: photographs[start:start + BATCH]})
             for start in range(0, len(truth), BATCH)])
-        for name, right in zip(names, balanced_accuracy(found > 0, truth > 0)):
-            print(f'{name:20} {right:.3f}')
+        accuracies = dict(zip(names, balanced_accuracy(found > 0, truth > 0).tolist()))
+        for name, accuracy in accuracies.items():
+            print(f'{name:20} {accuracy:.3f}')
 
         frozen = tf.graph_util.convert_variables_to_constants(
             sess, graph.as_graph_def(), ['features', 'logits'])
     with open(args.out + '.part', 'wb') as f:
         f.write(frozen.SerializeToString())
     os.replace(args.out + '.part', args.out)
-    with open(args.out + '.txt', 'w', encoding='utf-8') as f:
-        f.write('\n'.join(names) + '\n')
+    checkpoint.write_json(args.out + '.json', accuracies)
     print(args.out)
     return 0
 
@@ -116,7 +120,8 @@ def parse(argv):
                         help='holds celeba/ with photographs, list_attr_celeba and '
                              'list_eval_partition (%(default)s)')
     parser.add_argument('--out', default='model/labels.pb', metavar='FILE',
-                        help='the frozen graph, its labels beside it as .txt (%(default)s)')
+                        help='the frozen graph; beside it, as .json, its labels and how well it '
+                             'reads them (%(default)s)')
     parser.add_argument('--epochs', type=options.whole(1), default=4, metavar='N',
                         help='times through the photographs (%(default)s)')
     parser.add_argument('--seed', type=options.whole(0), default=0, metavar='N',

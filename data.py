@@ -323,7 +323,7 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
     count = facts['shape'][0]
     _report(source, count, facts['broken'], path)
     if count < at_least:
-        raise DataError(f'{source.folder}: {count:,} photographs are too few for a batch of '
+        raise DataError(f'{source.folder}: {count:,} photographs are too few: a step takes '
                         f'{at_least}')
     names = source.names
     if facts['broken']:

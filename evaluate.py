@@ -4,6 +4,8 @@
     python evaluate.py --ckpt model/ --dataset lfw --num 1000           a quick look
     python evaluate.py --dataset celeba --inception classify_image_graph_def.pb --json figures.json
     python evaluate.py --dataset celeba --all --sheet
+    python evaluate.py --dataset celeba --ckpt model/dcgan_celeba_attributes \
+        --labels model/labels.pb                                        does it obey?
 
 Every figure stands beside the floor: the same figure of photographs against other photographs of
 the set, as many on either side. A figure means something only beside its floor, and only beside
@@ -35,7 +37,8 @@ import session
 MOST = 10000                # images a side, unless asked for otherwise
 FEWEST = 8
 KID_SUBSET = 1000
-NETWORK_BATCH = 50
+NETWORK_BATCH, SAMPLES_BATCH = 50, 64
+ASKED = 512                 # latents by which an attribute is judged
 CANDIDATES = 1000           # samples, of which
 SHEET_ROWS, SHEET_PHOTOGRAPHS = 12, 5       # the nearest to a photograph are shown
 FORMAT = 1                  # of what is cached; a change to a measure makes all of it anew
@@ -58,6 +61,13 @@ def evaluate(args):
     source = data.find(args.dataset, args.data_dir)
     crop = find_crop(args.crop, facts, source, newest)
     graph_def = args.inception and read_graph(args.inception)
+    if args.labels:
+        labels_def, read_on_photographs = read_graph(args.labels), read_labels(args.labels)
+        known = checkpoint.labels_of(newest)[0]
+        if not known:
+            options.fail(f'--labels {args.labels}: {newest} was trained without --attributes')
+        for name in known:
+            options.check_name(f'--labels {args.labels}: label', name, read_on_photographs)
     tf = session.set_up(args.verbose, args.device)
     image_size = checkpoint.generator_facts(newest)[0]
     photographs = data.load(source, image_size, crop, args.data_dir)
@@ -81,7 +91,8 @@ def evaluate(args):
     print_protocol(protocol, facts, newest, trained_on_these)
 
     # the photographs' side, then each checkpoint's
-    with network(tf, graph_def, args) as features_of:
+    with network(tf, graph_def, f'--inception {args.inception}', args.input,
+                 args.output) as features_of:
         real, floor = photographs_side(photographs, protocol, features_of)
         if held_out:
             copies_of, floor['copies'] = copies_side(photographs, held_out[1], args)
@@ -91,9 +102,15 @@ def evaluate(args):
             figures = compare(real, summary(samples, features_of))
             if held_out:
                 figures['copies'] = copies_of(samples)
-            step = checkpoint.settings(prefix).get('step')
-            evaluated.append({'checkpoint': prefix, 'step': step, 'figures': figures})
+            evaluated.append({'checkpoint': prefix, 'figures': figures,
+                              'step': checkpoint.settings(prefix).get('step')})
             print_figures(prefix, figures, floor)
+            if args.labels:
+                with network(tf, labels_def, f'--labels {args.labels}', 'images',
+                             'logits') as logits_of:
+                    found = obeyed(prefix, logits_of, list(read_on_photographs), args)
+                evaluated[-1]['attributes'] = found
+                print_obeyed(found, read_on_photographs)
 
     # what is written
     os.makedirs(args.out, exist_ok=True)
@@ -267,6 +284,30 @@ def draw(prefix, count, args):
     return images
 
 
+def obeyed(prefix, logits_of, labels, args):
+    """{attribute: {figure: value}} of whether the faces have what is asked of them.
+
+    The same latents and other labels with 1 and with -1 asked for. labels: what logits are of.
+    `asked` and `not_asked` are the shares read as having it, `balanced` the mean share read right.
+    """
+    found = {}
+    with sampler.Sampler(prefix, args.raw) as generator:
+        latents = np.concatenate(list(generator.latents(args.seed, ASKED)))
+        for number, name in enumerate(generator.attributes):
+            wanted = generator.labels(args.seed, ASKED)
+            shares = []
+            for value in (1, -1):
+                wanted[:, number] = value
+                images = np.concatenate([
+                    generator.draw(latents[start:start + SAMPLES_BATCH],
+                                   wanted[start:start + SAMPLES_BATCH])
+                    for start in range(0, ASKED, SAMPLES_BATCH)])
+                shares.append(float((logits_of(images)[:, labels.index(name)] > 0).mean()))
+            found[name] = {'asked': shares[0], 'not_asked': shares[1],
+                           'balanced': (shares[0] + 1 - shares[1]) / 2}
+    return found
+
+
 def nearest_sheet(samples, photographs):
     """Of the first samples those nearest to a photograph, each before its nearest photographs."""
     samples = samples[:CANDIDATES]
@@ -284,12 +325,21 @@ def read_graph(path):
         return f.read()
 
 
+def read_labels(path):
+    """{label: balanced accuracy on photographs} that classify.py has written beside its graph."""
+    try:
+        with open(path + '.json', encoding='utf-8') as f:
+            return {str(name): float(accuracy) for name, accuracy in json.load(f).items()}
+    except (ValueError, TypeError, AttributeError):
+        options.fail(f'--labels {path}: {path}.json is not what classify.py writes')
+
+
 @contextlib.contextmanager
-def network(tf, graph_def, args):
+def network(tf, graph_def, named, input, output):
     """A function from uint8 images to features, float32 [n, d], by a frozen graph; or None.
 
-    The graph takes float images [n, h, w, 3] in [0, 255] and scales them itself. Its input is
-    replaced, since the published one takes a single image.
+    named: the option and the file. The graph takes float images [n, h, w, 3] in [0, 255] and
+    scales them itself. Its input is replaced, since the published one takes a single image.
     """
     if not graph_def:
         yield None
@@ -301,28 +351,28 @@ def network(tf, graph_def, args):
     except DecodeError:
         frozen.Clear()
     if not frozen.node:
-        options.fail(f'--inception {args.inception}: is no frozen graph, or damaged')
+        options.fail(f'{named}: is no frozen graph, or damaged')
     names = {node.name for node in frozen.node}
-    for option in ('input', 'output'):
-        name = getattr(args, option).partition(':')[0]
+    for option, name in (('input', input), ('output', output)):
+        name = name.partition(':')[0]
         if name not in names:
-            options.fail(f'--{option} {name}: not in {args.inception}, which {contents(frozen)}')
+            options.fail(f'{named}: has no --{option} {name}; it {contents(frozen)}')
     with tf.Graph().as_default() as graph:
         images = tf.placeholder(tf.float32, [None, None, None, 3])
         try:
-            output, = tf.import_graph_def(frozen, {tensor_name(args.input): images},
-                                          [tensor_name(args.output)])
+            found, = tf.import_graph_def(frozen, {tensor_name(input): images},
+                                         [tensor_name(output)])
         except ValueError as error:
-            options.fail(f'--inception {args.inception}: {str(error).splitlines()[0]}')
+            options.fail(f'{named}: {str(error).splitlines()[0]}')
 
     def features_of(batch_of):
-        found = []
+        features = []
         with options.Progress(len(batch_of), 'images through the network') as progress:
             for start in range(0, len(batch_of), NETWORK_BATCH):
                 batch = batch_of[start:start + NETWORK_BATCH].astype(np.float32)
-                found.append(sess.run(output, {images: batch}).reshape(len(batch), -1))
+                features.append(sess.run(found, {images: batch}).reshape(len(batch), -1))
                 progress.update(len(batch))
-        return np.concatenate(found).astype(np.float32, copy=False)
+        return np.concatenate(features).astype(np.float32, copy=False)
 
     with session.open_session(graph) as sess:
         yield features_of
@@ -352,6 +402,14 @@ def print_figures(prefix, figures, floor):
     print(f'\n{prefix:36} {"samples":>11} {"photographs":>11}')
     for key, value in figures.items():
         print(f'{label(key):36} {value:11.4f} {floor[key]:11.4f}')
+    sys.stdout.flush()
+
+
+def print_obeyed(found, on_photographs):
+    print(f'\n{"read on faces":22} {"asked 1":>8} {"asked -1":>8} {"right":>8} {"photographs":>12}')
+    for name, figures in found.items():
+        print(f'{name:22} {figures["asked"]:8.1%} {figures["not_asked"]:8.1%} '
+              f'{figures["balanced"]:8.1%} {on_photographs[name]:12.1%}')
     sys.stdout.flush()
 
 
@@ -386,6 +444,10 @@ def parse(argv):
                        help='its tensor for images, float [n, h, w, 3] in [0, 255] (%(default)s)')
     group.add_argument('--output', default='pool_3:0', metavar='NAME',
                        help='its tensor of features (%(default)s)')
+
+    group.add_argument('--labels', metavar='FILE',
+                       help="classify.py's graph: reads on the faces whether they have what "
+                            '--attributes asked for, half of them 1, half -1')
 
     group = parser.add_argument_group('output')
     group.add_argument('--json', metavar='FILE', help='also write the figures and the protocol')

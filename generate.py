@@ -5,6 +5,8 @@
     python generate.py --interpolate 1 2 --frames 32
     python generate.py --arithmetic "seeds:1,2,3 - 4,5,6 + 7,8,9"
     python generate.py --num 16 --truncate 0.7 --save-latents some.npy
+    python generate.py --ckpt model/dcgan_celeba_attributes --attributes Smiling=1,Male=-1
+    python generate.py --ckpt model/dcgan_celeba_attributes --attribute-sheet
 
 --ckpt takes a folder (its newest checkpoint), a prefix or one of a checkpoint's files, of this
 program or of the original one. The same seed draws the same faces; the face of a seed is the
@@ -42,6 +44,7 @@ def generate(args):
     session.set_up(args.verbose, args.device)
     with sampler.Sampler(prefix, args.raw) as generator:
         print(describe(generator))
+        check_attributes(generator, args)
         if args.save_generator:
             checkpoint.save_generator(generator.sess, generator.saver, args.save_generator, prefix)
         os.makedirs(args.out, exist_ok=True)
@@ -49,6 +52,8 @@ def generate(args):
             interpolate(generator, args)
         elif args.arithmetic:
             arithmetic(generator, args)
+        elif args.attribute_sheet:
+            attribute_sheet(generator, args)
         else:
             faces(generator, args)
     return 0
@@ -66,17 +71,35 @@ def faces(generator, args):
     else:
         count, name = args.num, f'seed{args.seed}'
         batches = generator.latents(args.seed, count, args.batch_size)
-    images = draw(generator, batches, count, args)
+    labels = generator.labels(args.seed, count, args.attributes)
+    images = draw(generator, batches, labels, args)
     if args.separate:
         write_each(args.out, f'face_{name}', itertools.chain.from_iterable(images), count)
     else:
         write_sheet(args.out, f'faces_{name}', np.concatenate(list(images)))
 
 
+def attribute_sheet(generator, args):
+    """Draws each latent as its labels are, and then with one after the other of them switched."""
+    rows, attributes = args.attribute_sheet, generator.attributes
+    latents = np.concatenate(list(generator.latents(args.seed, rows)))
+    labels = np.repeat(generator.labels(args.seed, rows, args.attributes),
+                       1 + len(attributes), axis=0)
+    for column in range(len(attributes)):
+        labels[1 + column::1 + len(attributes), column] *= -1
+    images = draw_all(generator, np.repeat(latents, 1 + len(attributes), axis=0), labels, args)
+    sheet = pictures.sheet(images, 1 + len(attributes))
+    headings = pictures.headings(['as it is', *attributes], images.shape[2])
+    path = os.path.join(args.out, f'attributes_seed{args.seed}.png')
+    pictures.write(path, np.concatenate([headings, sheet]))
+    print(path)
+
+
 def interpolate(generator, args):
     """Draws the faces on the way from that of one seed to that of another."""
     ends = [generator.latent(seed) for seed in args.interpolate]
-    images = draw_all(generator, slerp(*ends, args.frames), args)
+    labels = same_labels(generator, args.frames, args)
+    images = draw_all(generator, slerp(*ends, args.frames), labels, args)
     name = 'interpolate_{}_{}'.format(*args.interpolate)
     if args.separate:
         write_each(args.out, name, images, args.frames)
@@ -102,7 +125,8 @@ def arithmetic(generator, args):
     columns = max(map(len, groups)) + 1
     noise = np.random.RandomState(args.seed).uniform(-NEAR, NEAR, (columns - 1, len(result)))
     rows = [*zip(groups, means), (result + noise, result)]
-    images = draw_all(generator, np.concatenate([[*group, mean] for group, mean in rows]), args)
+    latents = np.concatenate([[*group, mean] for group, mean in rows])
+    images = draw_all(generator, latents, same_labels(generator, len(latents), args), args)
     places = [row * columns + column for row, (group, _) in enumerate(rows)
               for column in [*range(len(group)), columns - 1]]
     cells = np.full((len(rows) * columns,) + images.shape[1:], 255, np.uint8)
@@ -113,23 +137,31 @@ def arithmetic(generator, args):
     write_sheet(args.out, 'arithmetic_seeds' + ''.join(terms).lstrip('+')[:200], cells, columns)
 
 
-def draw(generator, batches, count, args):
-    """Yields the images of batches of latents, uint8 [n, h, w, 3], as --truncate has them."""
+def same_labels(generator, count, args):
+    """The first labels of the seed, count times: where only latents are to differ."""
+    return np.repeat(generator.labels(args.seed, 1, args.attributes), count, axis=0)
+
+
+def draw(generator, batches, labels, args):
+    """Yields the images of batches of latents, uint8 [n, h, w, 3], as --truncate has them.
+
+    labels: those of all of them, [count, l].
+    """
     # In the generator's precision, so that what --save-latents writes draws the same again.
     batches = ((args.truncate * latents).astype(np.float32) for latents in batches)
     if args.save_latents:
         batches = list(batches)
         save_latents(args.save_latents, np.concatenate(batches))
-    with options.Progress(count, 'images') as progress:
+    with options.Progress(len(labels), 'images') as progress:
         for latents in batches:
-            yield generator.draw(latents)
+            yield generator.draw(latents, labels[progress.done:progress.done + len(latents)])
             progress.update(len(latents))
 
 
-def draw_all(generator, latents, args):
-    """The images of latents [n, z_dim]."""
+def draw_all(generator, latents, labels, args):
+    """The images of latents [n, z_dim] and labels [n, l]."""
     batches = in_batches(latents, args.batch_size)
-    return np.concatenate(list(draw(generator, batches, len(latents), args)))
+    return np.concatenate(list(draw(generator, batches, labels, args)))
 
 
 # latents
@@ -195,6 +227,15 @@ def write_each(folder, name, images, count):
     print(f'{count:,} images in {folder}')
 
 
+def check_attributes(generator, args):
+    """Ends with a sentence where what is asked for is not what the generator knows."""
+    if not generator.attributes and (args.attributes or args.attribute_sheet):
+        option = '--attribute-sheet' if args.attribute_sheet else '--attributes'
+        options.fail(f'{option}: {generator.prefix} was trained without --attributes')
+    for name in args.attributes:
+        options.check_name('--attributes', name, generator.attributes)
+
+
 def describe(generator):
     """What was loaded and what it was trained on, in a line."""
     facts = checkpoint.settings(generator.prefix)
@@ -204,8 +245,11 @@ def describe(generator):
     if not facts:
         return f'{what}, no settings beside it'
     data = facts['data']
-    return (f'{what}, trained on {data["photographs"]:,} photographs '
-            f'of {data["dataset"]} for {facts["step"]:,} steps ({facts["epoch"]:.1f} epochs)')
+    what += (f', trained on {data["photographs"]:,} photographs '
+             f'of {data["dataset"]} for {facts["step"]:,} steps ({facts["epoch"]:.1f} epochs)')
+    if generator.attributes:
+        what += f', knows {", ".join(generator.attributes)}'
+    return what
 
 
 def parse(argv):
@@ -225,6 +269,13 @@ def parse(argv):
                        help=f'means of seeds added and subtracted: "{EXAMPLE}"')
     which.add_argument('--latents', metavar='FILE',
                        help='the faces of an npy file, floating-point numbers [n, z_dim]')
+    which.add_argument('--attribute-sheet', type=options.whole(1, 1000), nargs='?', const=8,
+                       metavar='ROWS',
+                       help='a face a row (8), in each further column with another attribute '
+                            'switched')
+    parser.add_argument('--attributes', type=wishes, default={}, metavar='LIST',
+                        help='of a model that knows attributes: what all faces have, 1, or lack, '
+                             '-1, as in Smiling=1,Male=-1; the others are as in its training set')
     parser.add_argument('--frames', type=options.whole(2, MAX_SHEET), default=16, metavar='N',
                         help='of --interpolate, A and B included (%(default)s)')
     parser.add_argument('--seed', type=seed, default=0, metavar='N',
@@ -249,14 +300,27 @@ def parse(argv):
         parser.error('--frames belongs to --interpolate A B')
     if args.seed and (args.interpolate or args.latents):
         parser.error('--seed has no effect on --interpolate A B and --latents FILE')
-    if args.separate and args.arithmetic:
-        parser.error('--separate: what --arithmetic draws is one picture')
+    if args.separate and (args.arithmetic or args.attribute_sheet):
+        option = '--arithmetic' if args.arithmetic else '--attribute-sheet'
+        parser.error(f'--separate: what {option} draws is one picture')
     return args
 
 
 def seed(text):
     """An argparse type: what numpy's RandomState takes."""
     return options.whole(0, 2 ** 32 - 1)(text)
+
+
+def wishes(text):
+    """An argparse type: 'Smiling=1,Male=-1' as {'Smiling': 1, 'Male': -1}."""
+    found = {}
+    for wish in options.listed(text):
+        name, _, value = (part.strip() for part in wish.partition('='))
+        if value not in ('1', '-1', '+1') or found.setdefault(name, int(value)) != int(value):
+            raise argparse.ArgumentTypeError(f'{wish!r} should be a name, = and 1 or -1, each name '
+                                             'once')
+        found[name] = int(value)
+    return found
 
 
 def sum_of_seeds(text):

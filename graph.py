@@ -12,19 +12,24 @@ import models
 import ops
 
 Graph = collections.namedtuple('Graph', [
-    'graph', 'X', 'noise', 'is_training', 'step', 'g', 'd_real', 'd_real_logits', 'd_fake',
-    'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g',
+    'graph', 'X', 'noise', 'labels', 'is_training', 'step', 'g', 'd_real', 'd_real_logits',
+    'd_fake', 'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g',
     'samples', 'start_refit', 'refit'])
 
 INITIALIZERS = {
     'glorot': None,                                         # get_variable's own, as tf.layers
     'normal': tf.random_normal_initializer(stddev=0.02)}    # Radford et al. 2016, section 4
+OPTIMIZERS = {
+    'adam': lambda lr, beta1, beta2: tf.train.AdamOptimizer(lr, beta1, beta2),
+    'rmsprop': lambda lr, beta1, beta2: tf.train.RMSPropOptimizer(lr)}
 NOISE_HALVED = 1000        # steps after which the standard deviation of instance noise is halved
 
 
 def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fused_g_steps=0,
           fast_for=None, loss_scale=1, lr_d=None, init='glorot', average=0.0, smooth=0.0,
-          instance_noise=0.0, spectral_norm=False, r1=0.0, diffaugment=()):
+          instance_noise=0.0, spectral_norm=False, r1=0.0, diffaugment=(), loss='gan',
+          optimizer='adam', beta2=0.999, clip=0.0, gradient_penalty=0.0, norm_d='batch', labels=0,
+          condition='projection'):
     """Builds it in a tf.Graph of its own and returns a Graph.
 
     Both optimizers wait for all update ops, so a run of either moves the moving averages of both
@@ -42,7 +47,11 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
     samples is what G draws in use, with is_training fed False. With average it is what the moving
     average of G's weights draws; its batch statistics are then fitted by start_refit and some runs
     of refit, each of which moves them towards those of a batch of noise (otherwise None). step is
-    fed the number of steps done where an option asks for it (otherwise None).
+    fed the number of batches seen where an option asks for it (otherwise None).
+
+    labels: how many the faces have; the placeholder of them, float32 [n, labels] of -1 and 1, is
+    fed those of the photographs, which are asked of the drawings too (None where there are none).
+    With another loss than `gan` D is a critic: d_real and d_fake are its values, as the logits are.
 
     fast_for: see ops.fast_convolutions. loss_scale: factor of the losses while gradients are
     computed, for float16. The others are train.py's options of these names.
@@ -54,12 +63,16 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         X = tf.placeholder(tf.float32, [None, image_size, image_size, 3], name='X')
         noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
         is_training = tf.placeholder(tf.bool, [], name='is_training')
+        labels = tf.placeholder(tf.float32, [None, labels], name='labels') if labels else None
         step = None
-        if average or instance_noise or diffaugment:
+        if average or instance_noise or diffaugment or gradient_penalty:
             step = tf.placeholder(tf.int32, [], name='step')
 
         # Without a tf.cond at each batch norm a fused step takes 2 % less time.
         training = True if fused_g_steps else is_training
+
+        def generator(training=training):
+            return models.generator(noise, training, image_size, width, labels)
 
         def discriminator(images, stream, getter, reuse=None):
             if diffaugment:
@@ -67,25 +80,34 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
             if instance_noise:
                 images = _noisy(images, instance_noise, step, _seed(seed, step, 2 + stream))
             with _scope(custom_getter=getter):
-                return models.discriminator(images, training, reuse, width)
+                return models.discriminator(images, training, reuse, width, labels, condition,
+                                            norm_d)
 
-        g = samples = models.generator(noise, training, image_size, width)
+        g = samples = generator()
         getter = ops.spectral_norm() if spectral_norm else None
         d_real, d_real_logits = discriminator(X, 0, getter)
         d_fake, d_fake_logits = discriminator(g, 1, getter, reuse=True)
 
-        loss_d = losses.loss_d(d_real_logits, d_fake_logits, smooth)
-        loss_g = losses.loss_g(d_fake_logits)
+        if loss == 'gan':
+            loss_d, loss_of_g = losses.loss_d(d_real_logits, d_fake_logits, smooth), losses.loss_g
+        else:
+            d_real, d_fake = d_real_logits, d_fake_logits
+            loss_d, loss_of_g = losses.critic_loss_d(d_real, d_fake), losses.critic_loss_g
+        loss_g = loss_of_g(d_fake_logits)
         objective_d = loss_d + r1 * losses.r1(d_real_logits, X) if r1 else loss_d
+        if gradient_penalty:
+            mixed = _mixed(X, g, _seed(seed, step, 4))
+            _, logits = discriminator(mixed, 0, getter, reuse=True)
+            objective_d += gradient_penalty * losses.gradient_penalty(logits, mixed)
 
         vars_d = tf.trainable_variables('discriminator/')
         vars_g = tf.trainable_variables('generator/')
-        adam_d = tf.train.AdamOptimizer(lr if lr_d is None else lr_d, beta1)
-        adam_g = tf.train.AdamOptimizer(lr, beta1)
+        optimizer_of_d = OPTIMIZERS[optimizer](lr if lr_d is None else lr_d, beta1, beta2)
+        optimizer_of_g = OPTIMIZERS[optimizer](lr, beta1, beta2)
         moving = tf.train.ExponentialMovingAverage(average, step) if average else None
 
         def minimize_g(loss_g):
-            optimizer_g = _minimize(adam_g, loss_g, vars_g, loss_scale)
+            optimizer_g = _minimize(optimizer_of_g, loss_g, vars_g, loss_scale)
             if not average:
                 return optimizer_g
             with tf.control_dependencies([optimizer_g]):
@@ -93,7 +115,10 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
 
         with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
             with tf.control_dependencies(tf.get_collection(ops.SPECTRAL_UPDATES)):
-                optimizer_d = _minimize(adam_d, objective_d, vars_d, loss_scale)
+                optimizer_d = _minimize(optimizer_of_d, objective_d, vars_d, loss_scale)
+            if clip:
+                with tf.control_dependencies([optimizer_d]):
+                    optimizer_d = _clip(vars_d, clip)
             optimizer_g = optimizer_d if fused_g_steps else minimize_g(loss_g)
 
         images = g
@@ -103,10 +128,10 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
                 done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
                 with _scope(reuse=True):
                     if number:
-                        images = models.generator(noise, training, image_size, width)
+                        images = generator()
                     getter = ops.spectral_norm() if spectral_norm else None
                     _, logits = discriminator(images, 1, getter, reuse=True)
-                loss_g = losses.loss_g(logits)
+                loss_g = loss_of_g(logits)
                 with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:]):
                     optimizer_g = minimize_g(loss_g)
 
@@ -115,13 +140,13 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
             averages, start_refit = _averages(moving, vars_g)
             done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
             with _scope(reuse=True, custom_getter=lambda getter, name, **_: averages[name]):
-                models.generator(noise, True, image_size, width)
-                samples = models.generator(noise, False, image_size, width)
+                generator(True)
+                samples = generator(False)
             refit = tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:])
         elif fused_g_steps:
             with _scope(reuse=True):
-                samples = models.generator(noise, False, image_size, width)
-    return Graph(graph, X, noise, is_training, step, g, d_real, d_real_logits, d_fake,
+                samples = generator(False)
+    return Graph(graph, X, noise, labels, is_training, step, g, d_real, d_real_logits, d_fake,
                  d_fake_logits, loss_d, loss_g, vars_d, vars_g, optimizer_d, optimizer_g, samples,
                  start_refit, refit)
 
@@ -131,22 +156,34 @@ def _scope(**options):
     return tf.variable_scope(tf.get_variable_scope(), **options)
 
 
-def _minimize(adam, loss, variables, loss_scale):
+def _minimize(optimizer, loss, variables, loss_scale):
     if loss_scale == 1:
-        return adam.minimize(loss, var_list=variables)
-    gradients = adam.compute_gradients(loss * loss_scale, variables)
-    return adam.apply_gradients([(gradient / loss_scale, v) for gradient, v in gradients])
+        return optimizer.minimize(loss, var_list=variables)
+    gradients = optimizer.compute_gradients(loss * loss_scale, variables)
+    return optimizer.apply_gradients([(gradient / loss_scale, v) for gradient, v in gradients])
+
+
+def _clip(variables, limit):
+    """Brings all of their values into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
+    return tf.group(*[v.assign(tf.clip_by_value(v.read_value(), -limit, limit), read_value=False)
+                      for v in variables])
 
 
 def _seed(seed, step, stream):
     """For TensorFlow's stateless random numbers, which are a function of it."""
-    return tf.stack([seed, 4 * step + stream])
+    return tf.stack([seed, 8 * step + stream])
 
 
 def _noisy(images, stddev, step, seed):
     """Instance noise (Sønderby et al. 2017, section 2.3)."""
     stddev *= 0.5 ** (tf.cast(step, tf.float32) / NOISE_HALVED)
     return images + stddev * tf.random.stateless_normal(tf.shape(images), seed)
+
+
+def _mixed(images, drawings, seed):
+    """A point on the line between each image and drawing, uniformly drawn."""
+    share = tf.random.stateless_uniform(tf.stack([tf.shape(images)[0], 1, 1, 1]), seed)
+    return share * images + (1 - share) * drawings
 
 
 def _averages(moving, vars_g):

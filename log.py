@@ -27,9 +27,10 @@ class Log:
     log entry, in TensorBoard.
     """
 
-    def __init__(self, tf, folder, step, last_step, per_epoch, batch_size):
-        self.tf, self.folder = tf, folder
-        self.last_step, self.per_epoch, self.batch_size = last_step, per_epoch, batch_size
+    def __init__(self, tf, folder, step, last_step, per_epoch, step_size, critic=False):
+        """step_size: photographs a step. critic: whether D tells values, no probabilities."""
+        self.tf, self.folder, self.critic = tf, folder, critic
+        self.last_step, self.per_epoch, self.step_size = last_step, per_epoch, step_size
         self.loss_table = _Table(os.path.join(folder, 'loss.csv'), LOSSES, step)
         self.quality_table = _Table(os.path.join(folder, 'quality.csv'), QUALITY, step)
         self.events = tf.summary.FileWriter(os.path.join(folder, 'events'))
@@ -49,7 +50,7 @@ class Log:
         """The line that a terminal shows at every step and a file at every row of loss.csv."""
         seconds = time.time() - self.last[1]
         if seconds > 1:
-            self.rate = (step - self.last[0]) * self.batch_size / seconds
+            self.rate = (step - self.last[0]) * self.step_size / seconds
             self.last = (step, time.time())
         self.line = (f'epoch {(step - 1) // self.per_epoch + 1}/'
                      f'{math.ceil(self.last_step / self.per_epoch)} step {step}/{self.last_step}'
@@ -59,7 +60,7 @@ class Log:
 
     def losses(self, step, loss_d, loss_g, d_real, d_fake):
         self.loss_table.write([
-            step, (step - 1) // self.per_epoch + 1, step * self.batch_size,
+            step, (step - 1) // self.per_epoch + 1, step * self.step_size,
             f'{time.time() - self.began:.2f}', f'{loss_d:.6g}', f'{loss_g:.6g}'])
         self._scalars(step, {'loss_d': loss_d, 'loss_g': loss_g, 'D(x)': d_real,
                              'D(G(z))': d_fake})
@@ -67,7 +68,7 @@ class Log:
             print(self.line, flush=True)
         self.recent.append(float(d_fake))
         mean = np.mean(self.recent)
-        self._warn('won', len(self.recent) == ROWS and mean < D_HAS_WON,
+        self._warn('won', not self.critic and len(self.recent) == ROWS and mean < D_HAS_WON,
                    f'step {step}: D tells all drawings (takes them for photographs at {mean:.1%}), '
                    'so G learns little; try --recipe best, --g-steps 2 or a smaller --lr-d')
 

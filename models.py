@@ -6,15 +6,18 @@ from ops import batch_norm, conv2d, conv2d_transpose, dense, flatten, lrelu
 IMAGE_SIZES = (32, 48, 64, 96, 128)
 
 
-def generator(z, is_training, image_size=64, width=64):
+def generator(z, is_training, image_size=64, width=64, labels=None):
     """Draws images in [-1, 1] from noise.
 
     z: float32 [n, k], uniform(-1, 1) in training. is_training: bool or bool tensor. width: filters
-    of the layer before the last. Returns float32 [n, image_size, image_size, 3], by the name of
-    `generator/g/Tanh:0`. Raises ValueError for another size than IMAGE_SIZES.
+    of the layer before the last. labels: what is asked for, float32 [n, l] of -1 and 1, joined to
+    z; None where the network knows none. Returns float32 [n, image_size, image_size, 3], by the
+    name of `generator/g/Tanh:0`. Raises ValueError for another size than IMAGE_SIZES.
     """
     d = _check(image_size) // 16
     with tf.variable_scope('generator'):
+        if labels is not None:
+            z = tf.concat([z, labels], 1)                    # (n, k + l)
         h = dense(z, d * d * width * 8)                      # (n, d·d·8w)
         h = tf.reshape(h, [-1, d, d, width * 8])             # (n, d, d, 8w)
         h = tf.nn.relu(batch_norm(h, is_training))
@@ -27,22 +30,31 @@ def generator(z, is_training, image_size=64, width=64):
         return conv2d_transpose(h, 3, activation=tf.nn.tanh, name='g')    # (n, 16d, 16d, 3)
 
 
-def discriminator(image, is_training, reuse=None, width=64):
+def discriminator(image, is_training, reuse=None, width=64, labels=None, condition='projection',
+                  norm='batch'):
     """Tells photographs from drawings.
 
     image: float32 [n, s, s, 3] in [-1, 1], s of IMAGE_SIZES (otherwise ValueError). is_training:
-    bool or bool tensor. Returns (sigmoid, logits), both float32 [n, 1]; 1 means a photograph.
+    bool or bool tensor. labels: of the image, or asked for, float32 [n, l] of -1 and 1, or None;
+    seen by `projection` (Miyato & Koyama 2018, eq. 3) or as `maps`, further channels of the image.
+    norm: `batch` or `none`. Returns (sigmoid, logits), both float32 [n, 1]; 1 means a photograph.
     """
-    _check(image.shape.as_list()[1])
+    size = _check(image.shape.as_list()[1])
+    normalized = {'batch': lambda h: batch_norm(h, is_training), 'none': tf.identity}[norm]
     with tf.variable_scope('discriminator', reuse=reuse):
+        if labels is not None and condition == 'maps':
+            maps = tf.tile(labels[:, tf.newaxis, tf.newaxis], [1, size, size, 1])
+            image = tf.concat([image, maps], 3)              # (n, 16d, 16d, 3 + l)
         h = lrelu(conv2d(image, width))                      # (n, 8d, 8d, w)
-        h = conv2d(h, width * 2)                             # (n, 4d, 4d, 2w)
-        h = lrelu(batch_norm(h, is_training))
-        h = conv2d(h, width * 4)                             # (n, 2d, 2d, 4w)
-        h = lrelu(batch_norm(h, is_training))
-        h = conv2d(h, width * 8)                             # (n, d, d, 8w)
-        h = lrelu(batch_norm(h, is_training))
+        h = lrelu(normalized(conv2d(h, width * 2)))          # (n, 4d, 4d, 2w)
+        h = lrelu(normalized(conv2d(h, width * 4)))          # (n, 2d, 2d, 4w)
+        h = lrelu(normalized(conv2d(h, width * 8)))          # (n, d, d, 8w)
         logits = dense(flatten(h), 1)                        # (n, 1)
+        if labels is not None and condition == 'projection':
+            with tf.variable_scope('projection'):
+                wanted = dense(labels, width * 8)            # (n, 8w)
+            found = tf.reduce_mean(h, [1, 2])
+            logits += tf.reduce_sum(wanted * found, 1, keepdims=True)
         return tf.sigmoid(logits, name='Sigmoid'), logits
 
 

@@ -1,5 +1,6 @@
 """What the programs' command lines have in common."""
 import argparse
+import difflib
 import re
 import sys
 import time
@@ -117,10 +118,26 @@ def add_tensorflow(parser):
     parser.add_argument('--verbose', action='store_true', help="show TensorFlow's own messages")
 
 
+def listed(text):
+    """An argparse type: a comma-separated list of names, '' for none."""
+    return list(dict.fromkeys(name.strip() for name in text.split(',') if name.strip()))
+
+
+def check_name(option, name, known):
+    """Ends with a sentence that has the nearest of the known names where name is none of them."""
+    if name in known:
+        return
+    lower = {other.lower(): other for other in known}
+    near = [lower[match] for match in
+            difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
+    fail(f'{option} {name}: is none of the {len(known)} there are; '
+         + (f'the nearest: {", ".join(near)}' if near else f'these are {", ".join(known)}'))
+
+
 def names(known):
     """An argparse type: a comma-separated list of known names, '' for none."""
     def parse(text):
-        chosen = [name for name in text.split(',') if name]
+        chosen = listed(text)
         for name in chosen:
             if name not in known:
                 raise argparse.ArgumentTypeError(f'{name} is none of {", ".join(known)}')

@@ -5,7 +5,7 @@ import os
 
 import imageio.v2 as imageio
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 
 def to_uint8(images):
@@ -25,6 +25,19 @@ def sheet(images, columns=None):
     cells[:count] = images
     cells = cells.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     return cells.reshape(rows * height, columns * width, channels)
+
+
+def headings(texts, width):
+    """A picture [h, len(texts)·width, 3] of texts, upwards, each in the middle of its column."""
+    font = ImageFont.load_default()
+    boxes = [ImageDraw.Draw(Image.new('RGB', (1, 1))).textbbox((0, 0), text, font=font)
+             for text in texts]
+    height = max(box[2] for box in boxes) + 8
+    picture = Image.new('RGB', (height, len(texts) * width), 'white')
+    for number, (text, box) in enumerate(zip(texts, boxes)):
+        top = (number + 0.5) * width - box[3] / 2
+        ImageDraw.Draw(picture).text((4, top), text, fill='black', font=font)
+    return np.asarray(picture.transpose(Image.Transpose.ROTATE_90))
 
 
 def write(path, image):

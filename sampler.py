@@ -1,4 +1,6 @@
 """A trained generator, ready to draw: what generate.py and evaluate.py have in common."""
+import zlib
+
 import numpy as np
 
 import checkpoint
@@ -13,8 +15,9 @@ class Sampler:
     noise draws the same images whatever the batch. Raises CheckpointError where the checkpoint
     can't be used. To be made after session.set_up.
 
-    prefix, image_size, z_dim and averaged say what draws; sess and saver are for those who save it:
-    its variables under the plain names.
+    prefix, image_size, z_dim, averaged and attributes (the names of what labels ask for, often
+    none) say what draws; sess and saver are for those who save it: its variables under the plain
+    names.
     """
 
     def __init__(self, prefix, raw=False):
@@ -24,24 +27,54 @@ class Sampler:
         import ops
         self.prefix = prefix
         self.image_size, self.z_dim, width, averaged = checkpoint.generator_facts(prefix)
+        self.attributes, self.known_labels = checkpoint.labels_of(prefix)
         self.averaged = averaged and not raw
         fast_for = 'float32' if session.has_onednn() else None
         with tf.Graph().as_default() as graph, ops.fast_convolutions(fast_for):
             self.noise = tf.placeholder(tf.float32, [None, self.z_dim], name='noise')
+            self.asked = None
+            if self.attributes:
+                self.asked = tf.placeholder(tf.float32, [None, len(self.attributes)],
+                                            name='labels')
             self.g = models.generator(self.noise, is_training=False, image_size=self.image_size,
-                                      width=width)
+                                      width=width, labels=self.asked)
             variables = checkpoint.by_name(tf.global_variables(), self.averaged)
             loader, self.saver = tf.train.Saver(variables), tf.train.Saver()
         self.sess = session.open_session(graph)
         checkpoint.restore(self.sess, loader, prefix, variables)
 
-    def draw(self, noise):
-        """uint8 images [n, h, w, 3] of noise [n, z_dim] in one run."""
-        return pictures.to_uint8(self.sess.run(self.g, {self.noise: noise}))
+    def draw(self, noise, labels):
+        """uint8 images [n, h, w, 3] of noise [n, z_dim] and labels [n, l] in one run."""
+        feed = {self.noise: noise}
+        if self.attributes:
+            feed[self.asked] = labels
+        return pictures.to_uint8(self.sess.run(self.g, feed))
 
     def draw_many(self, seed, count, batch_size=64):
         """Yields the images 0 to count - 1 of a seed in batches, as draw does."""
-        return map(self.draw, self.latents(seed, count, batch_size))
+        labels = self.labels(seed, count)
+        for number, noise in enumerate(self.latents(seed, count, batch_size)):
+            start = number * batch_size
+            yield self.draw(noise, labels[start:start + len(noise)])
+
+    def labels(self, seed, count, asked=None):
+        """Labels of the images 0 to count - 1 of a seed, int8 [count, l], l often 0.
+
+        asked: {name of an attribute: -1 or 1}. The others are as in the training set: from rows
+        that agree with what is asked, if any do, otherwise from all.
+        """
+        rows = self.known_labels
+        if not self.attributes:
+            return np.zeros([count, 0], np.int8)
+        asked = {self.attributes.index(name): value for name, value in (asked or {}).items()}
+        columns, values = list(asked), list(asked.values())
+        agreeing = rows[(rows[:, columns] == values).all(axis=1)]
+        rows = agreeing if len(agreeing) else rows
+        # Not RandomState(seed), from whose numbers the noise is.
+        rng = np.random.RandomState([seed, zlib.crc32(b'labels')])
+        labels = rows[rng.randint(len(rows), size=count)]
+        labels[:, columns] = values
+        return labels
 
     def latents(self, seed, count, batch_size=64):
         """Yields the noise that the images 0 to count - 1 of a seed are drawn from, in batches."""

@@ -38,10 +38,21 @@ DEFAULTS = {
     'augment_crop': 4, 'augment_rotate': 10.0, 'augment_color': 0.1, 'batch_size': 64,
     'z_dim': 100, 'lr': 0.0002, 'lr_d': None, 'beta1': 0.5, 'init': 'glorot', 'g_steps': 1,
     'average': 0.0, 'diffaugment': [], 'smooth': 0.0, 'instance_noise': 0.0,
-    'spectral_norm': False, 'r1': 0.0, 'fused_step': False, 'precision': 'float32', 'seed': 0}
+    'spectral_norm': False, 'r1': 0.0, 'attributes': [], 'condition': 'projection', 'loss': 'gan',
+    'optimizer': 'adam', 'beta2': 0.999, 'd_steps': 1, 'clip': 0.0, 'gradient_penalty': 0.0,
+    'norm_d': 'batch', 'fused_step': False, 'precision': 'float32', 'seed': 0}
 # Those of them that graph.build is given.
 OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
-            'smooth', 'instance_noise', 'spectral_norm', 'r1', 'seed')
+            'smooth', 'instance_noise', 'spectral_norm', 'r1', 'condition', 'loss', 'optimizer',
+            'beta2', 'clip', 'gradient_penalty', 'norm_d', 'seed')
+# What a loss brings with it, as its paper has it.
+LOSSES = {
+    'gan': {},
+    # Arjovsky et al. 2017, algorithm 1
+    'wgan': {'optimizer': 'rmsprop', 'lr': 0.00005, 'd_steps': 5, 'clip': 0.01},
+    # Gulrajani et al. 2017, algorithm 1 and section 4
+    'wgan-gp': {'lr': 0.0001, 'beta1': 0.0, 'beta2': 0.9, 'd_steps': 5, 'gradient_penalty': 10.0,
+                'norm_d': 'none'}}
 RECIPES = {
     'original': {},
     'best': {'augment': ['flip'], 'average': 0.999}}        # docs/recipe.md has the comparison
@@ -49,6 +60,7 @@ DIFFAUGMENT = ('color', 'translation', 'cutout')
 EVALUATED = 512         # images that a checkpoint is measured by
 REFITS = 30             # batches of noise that averaged weights' batch statistics are fitted to
 SHEET = 64              # images on a sheet of samples
+KEPT_LABELS = 1000      # rows of them that a checkpoint knows, to draw by
 EPOCHS = 20
 LFW_COUNT = 13233
 
@@ -67,39 +79,46 @@ def train(args):
     settings = merge_settings(args, saved.get('settings', {}), prefix)
     if settings['crop'] is None:
         settings['crop'] = source.crop
-    image_size, batch_size, z_dim, seed = (
-        settings[key] for key in ('image_size', 'batch_size', 'z_dim', 'seed'))
+    image_size, batch_size, z_dim, seed, d_steps = (
+        settings[key] for key in ('image_size', 'batch_size', 'z_dim', 'seed', 'd_steps'))
+    step_size = d_steps * batch_size        # photographs a step
     for key, value in settings.items():
-        print(f'{key:12} {shown(value)}')
+        print(f'{key:16} {shown(value)}')
 
     # data
     strengths = {key[len('augment_'):]: settings[key] for key in settings if 'augment_' in key}
 
     def batch_of(images, step):
-        batch = data.batch(images, batch_size, seed, step)
+        batch = data.batch(images, step_size, seed, step)
         return augment.apply(settings['augment'], batch, data.rng(seed, step, 'augment'), strengths)
 
+    labels = find_labels(source, settings['attributes'])
     if args.dry_run:
-        print_plan(args, source, len(source.names), batch_size, step, saved)
+        print_plan(args, source, len(source.names), step_size, step, saved)
         if args.sheet:
-            photographs = data.load(source, image_size, settings['crop'], args.data_dir, batch_size)
+            photographs = data.load(source, image_size, settings['crop'], args.data_dir, step_size)
             pictures.write(args.sheet, pictures.sheet(batch_of(photographs.images, step)))
             print(args.sheet)
         return 0
-    photographs = data.load(source, image_size, settings['crop'], args.data_dir, batch_size)
+    photographs = data.load(source, image_size, settings['crop'], args.data_dir, step_size)
     images = photographs.images
+    if labels is not None:
+        labels = labels[np.isin(source.names, photographs.names)]       # but for broken ones
+    described = {} if labels is None else {
+        'labels': checkpoint.labels_to_text(labels[data.rng(seed, 0, 'labels').permutation(
+            len(labels))[:KEPT_LABELS]])}
     facts = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
     if saved.get('data', facts) != facts:
         options.fail(f'{source.folder} is not what {prefix} was trained on: '
                      f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
                      'or other pixels')
-    per_epoch, last_step, end = print_plan(args, source, len(images), batch_size, step, saved)
+    per_epoch, last_step, end = print_plan(args, source, len(images), step_size, step, saved)
     if step >= last_step:
         print('nothing left to do')
         return 0
     make_folders(args.model_dir, samples_dir, new=not prefix)
-    print(f'{"checkpoints":12} {os.path.join(args.model_dir, name)}-<step>')
-    print(f'{"samples":12} {samples_dir}', flush=True)
+    print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
+    print(f'{"samples":16} {samples_dir}', flush=True)
 
     # graph
     tf = session.set_up(args.verbose, args.device)
@@ -107,12 +126,13 @@ def train(args):
         precision, why = session.choose_precision(settings['precision'])
     except ValueError as error:
         options.fail(f'--precision {settings["precision"]}: {error}')
-    print(f'{"computes in":12} {precision}: {why}', flush=True)
+    print(f'{"computes in":16} {precision}: {why}', flush=True)
     import graph
     p = graph.build(
         fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
         fast_for=precision if session.has_onednn() and not args.plain_convolutions else None,
-        loss_scale=session.LOSS_SCALES[precision], **{key: settings[key] for key in OF_GRAPH})
+        loss_scale=session.LOSS_SCALES[precision], labels=len(settings['attributes']),
+        **{key: settings[key] for key in OF_GRAPH})
     with p.graph.as_default():
         saver = tf.train.Saver(max_to_keep=args.max_to_keep)
         variables = checkpoint.by_name(tf.global_variables())
@@ -124,16 +144,33 @@ def train(args):
     profile = metrics.swd_profile(reference)
     alike = metrics.ms_ssim(*np.split(reference, 2))
 
-    def feed_of(step):
-        feed = {p.X: data.scaled(batch_of(images, step)), p.is_training: True,
-                p.noise: data.noise(seed, step, batch_size, z_dim)}
-        if p.step is not None:
-            feed[p.step] = step
-        return feed
+    def asked(count, number, stream):
+        """A feed of labels [count, l] drawn from the photographs', empty where there are none."""
+        if p.labels is None:
+            return {}
+        rows = data.rng(seed, number, stream).randint(len(labels), size=count)
+        return {p.labels: labels[rows]}
+
+    sheet_labels = asked(SHEET, 0, 'sheet labels')
+
+    def feeds_of(step):
+        """What D's d_steps runs of a step are fed, a list; G's are fed the last one."""
+        values = {p.X: data.scaled(batch_of(images, step)),
+                  p.noise: data.noise(seed, step, step_size, z_dim)}
+        if p.labels is not None:
+            values[p.labels] = labels[data.rows(len(images), step_size, seed, step)]
+        feeds = [{key: value[start:start + batch_size] for key, value in values.items()}
+                 for start in range(0, step_size, batch_size)]
+        for number, feed in enumerate(feeds):
+            feed[p.is_training] = True
+            if p.step is not None:
+                feed[p.step] = step * d_steps + number
+        return feeds
 
     with session.open_session(p.graph, precision) as sess, stop_signals() as stop, \
             concurrent.futures.ThreadPoolExecutor(1) as ahead, contextlib.closing(
-                log.Log(tf, samples_dir, step, last_step, per_epoch, batch_size)) as records:
+                log.Log(tf, samples_dir, step, last_step, per_epoch, step_size,
+                        settings['loss'] != 'gan')) as records:
         if prefix:
             checkpoint.restore(sess, saver, prefix, variables)
             saver.recover_last_checkpoints([path for _, path in
@@ -141,9 +178,9 @@ def train(args):
         else:
             sess.run(initializer)
 
-        def draw(noise):
+        def draw(noise, labels):
             """Images of noise [n, z_dim] as G draws them in use, float [n, h, w, 3]."""
-            return sess.run(p.samples, {p.noise: noise, p.is_training: False})
+            return sess.run(p.samples, {p.noise: noise, p.is_training: False, **labels})
 
         def refit():
             """Fits the batch statistics of averaged weights."""
@@ -151,21 +188,23 @@ def train(args):
                 sess.run(p.start_refit)
                 for number in range(REFITS):
                     noise = data.noise(seed, number, batch_size, z_dim, 'refit')
-                    sess.run(p.refit, {p.noise: noise})
+                    sess.run(p.refit, {p.noise: noise, 
+                                     **asked(batch_size, number, 'refit labels')})
 
         def save():
             refit()
             # The losses were those before the update.
-            check_finite(draw(sheet_noise), 'its images are', step, args.model_dir)
+            check_finite(draw(sheet_noise, sheet_labels), 'its images are', step, args.model_dir)
             return checkpoint.save(sess, saver, args.model_dir, name, step, {
                 'settings': settings, 'end': end, 'data': facts, 'step': step,
-                'images': step * batch_size, 'epoch': step / per_epoch,
-                'tensorflow': tf.__version__})
+                'images': step * step_size, 'epoch': step / per_epoch,
+                'tensorflow': tf.__version__, **described})
 
         def measure(prefix):
             """Measures the checkpoint just saved."""
             fakes = pictures.to_uint8(np.concatenate([
-                draw(noise) for noise in np.split(evaluated_noise, EVALUATED // SHEET)]))
+                draw(noise, asked(SHEET, number, 'evaluate labels')) for number, noise in
+                enumerate(np.split(evaluated_noise, EVALUATED // SHEET))]))
             distances = metrics.swd(profile, metrics.swd_profile(fakes))
             figures = {'swd': float(np.mean(list(distances.values()))),
                        'ms_ssim': metrics.ms_ssim(*np.split(fakes, 2)),
@@ -175,10 +214,12 @@ def train(args):
 
         # loop
         saved_step = step if prefix else None
-        next_feed = ahead.submit(feed_of, step)
+        next_feeds = ahead.submit(feeds_of, step)
         while step < last_step and not stop:
-            feed = next_feed.result()
-            next_feed = ahead.submit(feed_of, step + 1)      # made while this step runs
+            *extra, feed = next_feeds.result()
+            next_feeds = ahead.submit(feeds_of, step + 1)    # made while this step runs
+            for feed_d in extra:
+                sess.run(p.optimizer_d, feed_d)
             if settings['fused_step']:
                 _, loss_d, loss_g, d_real, d_fake = sess.run(
                     [p.optimizer_g, p.loss_d, p.loss_g, p.d_real, p.d_fake], feed)
@@ -195,7 +236,7 @@ def train(args):
                 records.losses(step, loss_d, loss_g, d_real.mean(), d_fake.mean())
             if step % args.sample_every == 0 or step == last_step:
                 refit()
-                records.sheet(step, draw(sheet_noise))
+                records.sheet(step, draw(sheet_noise, sheet_labels))
             if step % args.save_every == 0 or step == last_step:
                 prefix, saved_step = save(), step
                 if not stop:        # who stops it does not wait for more than the checkpoint
@@ -252,22 +293,32 @@ def starting_point(args, name):
     return kept[-1] if kept else (0, None)
 
 
-def print_plan(args, source, count, batch_size, step, saved):
+def find_labels(source, attributes):
+    """The photographs' labels, int8 [n, l] in the order of attributes; None without any."""
+    if not attributes:
+        return None
+    known, labels = data.attributes(source.folder, source.names)
+    for name in attributes:
+        options.check_name('--attributes', name, known)
+    return labels[:, [known.index(name) for name in attributes]]
+
+
+def print_plan(args, source, count, step_size, step, saved):
     """(steps an epoch, last step, {epochs, max_steps}), also printed.
 
     A run that is resumed without a new end keeps the one it had.
     """
-    if count < batch_size:
-        raise data.DataError(f'{source.folder}: {count:,} photographs are too few for '
-                             f'a batch of {batch_size}')
+    if count < step_size:
+        raise data.DataError(f'{source.folder}: {count:,} photographs are too few: '
+                             f'a step takes {step_size}')
     end = {'epochs': args.epochs, 'max_steps': args.max_steps}
     if not any(end.values()):
         end = saved.get('end', {'epochs': EPOCHS, 'max_steps': None})
-    per_epoch = count // batch_size
+    per_epoch = count // step_size
     ends = [end['max_steps'], end['epochs'] and end['epochs'] * per_epoch]
     last_step = min(steps for steps in ends if steps)
-    print(f'{"photographs":12} {count:,} of {source.folder}: {per_epoch:,} steps an epoch')
-    print(f'{"steps":12} {step:,} done of {last_step:,}')
+    print(f'{"photographs":16} {count:,} of {source.folder}: {per_epoch:,} steps an epoch')
+    print(f'{"steps":16} {step:,} done of {last_step:,}')
     return per_epoch, last_step, end
 
 
@@ -291,7 +342,8 @@ def make_folders(model_dir, samples_dir, new):
 
 def merge_settings(args, saved, prefix):
     """DEFAULTS under the saved settings under recipe and options given; these must not differ."""
-    settings = dict(DEFAULTS, **saved)
+    loss = saved.get('loss', args.loss or DEFAULTS['loss'])
+    settings = {**DEFAULTS, **LOSSES[loss], **saved}
     given = {key: getattr(args, key) for key in DEFAULTS if getattr(args, key) is not None}
     for key, value in dict(RECIPES[args.recipe], **given).items():
         # The data set is compared by its pixels: its folder may have moved.
@@ -300,6 +352,13 @@ def merge_settings(args, saved, prefix):
             options.fail(f'{option} {shown(value)}: {prefix} was trained with '
                          f'{option} {shown(settings[key])}')
         settings[key] = value
+    if settings['loss'] != 'gan' and settings['smooth']:
+        options.fail(f'--smooth {settings["smooth"]}: a critic, as --loss {settings["loss"]} has '
+                     'it, tells no probabilities')
+    if settings['optimizer'] != 'adam' and {'beta1', 'beta2'} & set(given):
+        options.fail(f'--beta1, --beta2: {settings["optimizer"]} has none')
+    if settings['condition'] != DEFAULTS['condition'] and not settings['attributes']:
+        options.fail(f'--condition {settings["condition"]}: goes with --attributes')
     return settings
 
 
@@ -361,14 +420,36 @@ def parse(argv):
                        help=f'times through the photographs ({EPOCHS}, without --max-steps)')
     group.add_argument('--max-steps', type=options.whole(1), metavar='N',
                        help='end after N steps in all')
+    group.add_argument('--attributes', type=options.listed, metavar='LIST',
+                       help='also learn to draw these of the 40 labels of CelebA on request, '
+                            'comma-separated: Smiling,Male (none)')
+    group.add_argument('--condition', choices=['projection', 'maps'],
+                       help='how D sees attributes (projection)')
     group.add_argument('--batch-size', type=options.whole(1), metavar='N', help='images (64)')
     group.add_argument('--z-dim', type=options.whole(1), metavar='N',
                        help='numbers of noise an image (100)')
     group.add_argument('--lr', type=options.real(0, 1), metavar='X',
-                       help="Adam's learning rate (0.0002)")
+                       help='learning rate (0.0002; wgan: 0.00005, wgan-gp: 0.0001)')
     group.add_argument('--lr-d', type=options.real(0, 1), metavar='X',
                        help="D's learning rate where it is another one (as --lr)")
-    group.add_argument('--beta1', type=options.real(0, 1), metavar='X', help="Adam's beta1 (0.5)")
+    group.add_argument('--beta1', type=options.real(0, 1), metavar='X', 
+                       help="Adam's beta1 (0.5; wgan-gp: 0)")
+    group.add_argument('--beta2', type=options.real(0, 1), metavar='X',
+                       help="Adam's beta2 (0.999; wgan-gp: 0.9)")
+    group.add_argument('--loss', choices=LOSSES,
+                       help="gan: the original's. wgan: a critic with clipped weights. wgan-gp: "
+                            "one with a penalty on its slope. These bring their papers' settings "
+                            'with them (gan)')
+    group.add_argument('--optimizer', choices=['adam', 'rmsprop'], help='(adam; wgan: rmsprop)')
+    group.add_argument('--d-steps', type=options.whole(1), metavar='N',
+                       help="runs of D's optimizer a step, each on other photographs (1; wgan, "
+                            'wgan-gp: 5)')
+    group.add_argument('--clip', type=options.real(0, 1e6), metavar='X',
+                       help="keep D's weights in [-X, X], 0: no (0; wgan: 0.01)")
+    group.add_argument('--gradient-penalty', type=options.real(0, 1e6), metavar='LAMBDA',
+                       help="weight of the penalty on D's slopes other than 1 (0; wgan-gp: 10)")
+    group.add_argument('--norm-d', choices=['batch', 'none'],
+                       help='normalisation in D (batch; wgan-gp: none)')
     group.add_argument('--g-steps', type=options.whole(1), metavar='N',
                        help="runs of G's optimizer a step, on the same noise (1)")
     group.add_argument('--init', choices=['glorot', 'normal'],

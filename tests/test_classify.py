@@ -1,4 +1,5 @@
 """classify.py learns labels that can be seen, and what it writes serves evaluate.py."""
+import json
 import os
 import shutil
 
@@ -35,7 +36,8 @@ def test_what_can_be_seen_is_learnt(home):
     out, _ = run('classify.py', '--epochs', 4, cwd=home)
     figures = dict(line.split() for line in out.splitlines() if line.startswith(('Red', 'Noise')))
     assert float(figures['Red']) > 0.98 and 0.3 < float(figures['Noise']) < 0.7
-    assert (home / 'model' / 'labels.pb.txt').read_text() == 'Red\nNoise\n'
+    known = json.loads((home / 'model' / 'labels.pb.json').read_text())
+    assert list(known) == ['Red', 'Noise'] and f'{known["Red"]:.3f}' == figures['Red']
 
     # The graph takes images of any size and number.
     frozen = tf.GraphDef()

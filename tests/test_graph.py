@@ -8,22 +8,30 @@ import graph
 import losses
 import ops
 import recording
+import train
 from checkpoint import AVERAGE
 
 SMALL = {'image_size': 32, 'width': 4}
+WGAN, WGAN_GP = ({key: value for key, value in dict(train.LOSSES[loss], loss=loss).items()
+                  if key != 'd_steps'} for loss in ('wgan', 'wgan-gp'))
 
 
 def started(p, step=0):
     """(session with the golden figures' initial values, feed of a training step)."""
     sess = tf.Session(graph=p.graph)
     by_name = variables(p)
-    values = {name: formula.initial_value(name.replace(AVERAGE, '').replace('/u', '/kernel'),
-                                          v.shape.as_list()) for name, v in by_name.items()}
+    values = {name: np.full(v.shape.as_list(), float(name.endswith('/RMSProp')))     # TensorFlow's
+              if '/RMSProp' in name else
+              formula.initial_value(name.replace(AVERAGE, '').replace('/u', '/kernel'),
+                                    v.shape.as_list()) for name, v in by_name.items()}
     sess.run([v.initializer for v in by_name.values()],
              {v.initializer.inputs[1]: values[name] for name, v in by_name.items()})
     feed = recording.feed(p, 1, True, size=32)
     if p.step is not None:
         feed[p.step] = step
+    if p.labels is not None:
+        shape = len(feed[p.noise]), p.labels.shape.as_list()[1]
+        feed[p.labels] = np.random.RandomState(0).choice([-1, 1], shape)
     return sess, feed
 
 
@@ -159,6 +167,96 @@ def test_instance_noise_is_a_function_of_the_step():
     assert (logits[0] == logits[1]).all() and (logits[0] != logits[2]).any()
 
 
+def test_losses_of_a_critic():
+    real, fake = np.array([[0.5], [2.0], [-4.0]]), np.array([[-1.0], [0.3], [7.0]])
+    with tf.Graph().as_default(), tf.Session() as sess:
+        loss_d, loss_g = sess.run([losses.critic_loss_d(tf.constant(real), tf.constant(fake)),
+                                   losses.critic_loss_g(tf.constant(fake))])
+    assert (loss_d, loss_g) == pytest.approx((2.1 + 0.5, -2.1))
+
+
+def test_gradient_penalty_of_a_linear_critic():
+    rng = np.random.RandomState(0)
+    weights = rng.randn(4 * 4 * 3, 1).astype(np.float32)
+    with tf.Graph().as_default(), tf.Session() as sess:
+        images, scale = tf.placeholder(tf.float32, [None, 4, 4, 3]), tf.placeholder(tf.float32)
+        penalty = losses.gradient_penalty(tf.matmul(ops.flatten(images), scale * weights), images)
+        slope = np.linalg.norm(weights)
+        for share in (0.0, 0.25, 1.0, 3.0):
+            value = sess.run(penalty, {images: rng.randn(5, 4, 4, 3), scale: share / slope})
+            assert value == pytest.approx((share - 1) ** 2, abs=2e-5)
+
+
+def test_the_penalty_is_on_points_between_photographs_and_drawings():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        images, drawings = tf.ones([500, 2, 2, 3]), -tf.ones([500, 2, 2, 3])
+        step = tf.placeholder(tf.int32, [])
+        mixed = graph._mixed(images, drawings, graph._seed(0, step, 4))
+        first, again, later = (sess.run(mixed, {step: number}) for number in (1, 1, 2))
+    share = (first[:, 0, 0, 0] + 1) / 2
+    assert (first == first[:, :1, :1, :1]).all()        # one point of a line
+    assert np.histogram(share, 5, (0, 1))[0].min() > 70
+    assert (first == again).all() and (first != later).any()
+
+
+def test_the_penalty_pulls_slopes_to_1():
+    slopes = []
+    for penalty in (0.0, 10.0):
+        p = graph.build(**dict(WGAN_GP, lr=0.001, gradient_penalty=penalty), **SMALL)
+        with p.graph.as_default():
+            slope = tf.norm(ops.flatten(tf.gradients(p.d_real_logits, p.X)[0]), axis=1)
+        sess, feed = started(p)
+        with sess:
+            for step in range(60):
+                if p.step is not None:
+                    feed[p.step] = step
+                sess.run(p.optimizer_d, feed)
+            slopes.append(sess.run(slope, feed).mean())
+    assert slopes[0] > 100 and 0.5 < slopes[1] < 2
+
+
+@pytest.mark.parametrize('fused_g_steps', [0, 1])
+def test_clipped_weights_stay_within_the_limit(fused_g_steps):
+    p = graph.build(fused_g_steps=fused_g_steps, **WGAN, **SMALL)
+    sess, feed = started(p)
+    with sess:
+        assert max(np.abs(value).max() for value in sess.run(p.vars_d)) > 0.05
+        for _ in range(3):
+            sess.run(p.optimizer_g if fused_g_steps else p.optimizer_d, feed)
+        limits = [np.abs(value).max() for value in sess.run(p.vars_d)]
+        g_limits = [np.abs(value).max() for value in sess.run(p.vars_g)]
+    assert max(limits) == np.float32(0.01)
+    assert max(g_limits) > 0.05
+
+
+def test_the_critic_of_the_penalty_has_no_batch_norm():
+    names = set(variables(graph.build(**WGAN_GP, **SMALL)))
+    plain = set(variables(graph.build(**SMALL)))
+    assert {name for name in plain - names} == {
+        name for name in plain if name.startswith('discriminator/BatchNorm')}
+    assert names <= plain
+    assert {name.rpartition('/')[2] for name in variables(graph.build(**WGAN, **SMALL))
+            if 'discriminator/conv2d/kernel' in name} == {'kernel', 'RMSProp', 'RMSProp_1'}
+
+
+@pytest.mark.parametrize('condition, added', [
+    ('projection', {'discriminator/projection/dense/kernel',
+                    'discriminator/projection/dense/bias'}),
+    ('maps', set())])
+def test_labels_reach_both_networks(condition, added):
+    p = graph.build(labels=3, condition=condition, **SMALL)
+    by_name, plain = variables(p), variables(graph.build(**SMALL))
+    assert {name for name in set(by_name) - set(plain) if 'Adam' not in name} == added
+    assert by_name['generator/dense/kernel'].shape.as_list() == [103, 2 * 2 * 32]
+    sess, feed = started(p)
+    with sess:
+        before = sess.run([p.g, p.d_real_logits], feed)
+        feed[p.labels] = feed[p.labels] * [1, 1, -1]
+        after = sess.run([p.g, p.d_real_logits], feed)
+    for one, other in zip(before, after):
+        assert np.abs(one - other).max() > 1e-3
+
+
 def test_a_loss_scale_is_taken_out_again():
     states = []
     for loss_scale in (1, 1024):
@@ -199,7 +297,8 @@ def test_initial_kernels_are_normal_where_asked_for():
 @pytest.mark.parametrize('g_steps', [1, 2])
 @pytest.mark.parametrize('option', [
     {'smooth': 0.1}, {'r1': 1.0}, {'instance_noise': 0.3}, {'average': 0.9},
-    {'spectral_norm': True}, {'diffaugment': ['color', 'translation', 'cutout']}])
+    {'spectral_norm': True}, {'diffaugment': ['color', 'translation', 'cutout']},
+    {'labels': 3}, {'labels': 3, 'condition': 'maps'}, WGAN, WGAN_GP])
 def test_a_fused_step_is_the_separate_runs_with(option, g_steps):
     states = []
     for fused in (False, True):

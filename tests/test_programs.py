@@ -106,7 +106,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(home, tmp_path):
     for steps in (2, 6):
         out, _ = run('train.py', *TOY, '--max-steps', steps, '--log-every', 1, '--augment', 'flip',
                      '--resume', cwd=tmp_path)
-    assert 'steps        2 done of 6' in out
+    assert 'steps            2 done of 6' in out
     mine, theirs = (tf.train.NewCheckpointReader(str(folder / 'model' / 'dcgan_toy-6'))
                     for folder in (tmp_path, home))
     for name in theirs.get_variable_to_shape_map():
@@ -125,7 +125,7 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(home, tmp_path):
         assert float(mine['g_loss']) == pytest.approx(float(theirs['g_loss']), rel=1e-2)
     # Settings that are not given are the saved ones; what is done is not done again.
     out, _ = run('train.py', '--dataset', 'toy', '--resume', cwd=tmp_path)
-    assert 'image_size   32' in out and '6 done of 6\nnothing left to do' in out
+    assert 'image_size       32' in out and '6 done of 6\nnothing left to do' in out
 
 
 def test_rows_after_the_checkpoint_are_dropped_on_resume(home, tmp_path):
@@ -144,9 +144,9 @@ def test_a_fused_run_in_bfloat16_resumes_with_both(tmp_path):
     fast = [*TOY, '--log-every', 1, '--g-steps', 2]
     out, _ = run('train.py', *fast, '--max-steps', 2, '--fused-step', '--precision', 'bfloat16',
                  cwd=tmp_path)
-    assert 'computes in  bfloat16: as asked' in out
+    assert 'computes in      bfloat16: as asked' in out
     out, _ = run('train.py', *fast, '--max-steps', 4, '--resume', cwd=tmp_path)
-    assert 'fused_step   True' in out and 'computes in  bfloat16: as asked' in out
+    assert 'fused_step       True' in out and 'computes in      bfloat16: as asked' in out
     table = rows(tmp_path / 'samples' / 'dcgan_toy' / 'loss.csv')
     assert [r['step'] for r in table] == ['1', '2', '3', '4']
     message = run('train.py', '--dataset', 'toy', '--resume', '--precision', 'float32',
@@ -303,7 +303,7 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     began = time.time()
     out, _ = run('train.py', '--dataset', 'toy', '--epochs', 3, '--dry-run', cwd=tmp_path)
     assert '4,000 of toy: 62 steps an epoch' in out and '0 done of 186' in out
-    assert 'batch_size   64' in out
+    assert 'batch_size       64' in out
     assert os.listdir(str(tmp_path)) == []
     assert time.time() - began < 20
 
@@ -323,7 +323,7 @@ def test_a_sheet_of_what_d_sees(tmp_path):
     (['--dataset', 'nowhere'], '--dataset nowhere: neither lfw, celeba, toy nor a folder'),
     (['--dataset', 'toy', '--image-size', '50'], 'argument --image-size: invalid choice'),
     (['--dataset', 'toy', '--batch-size', '0'], 'argument --batch-size: 0 is not from 1 to'),
-    (['--dataset', 'toy', '--batch-size', '5000'], 'too few for a batch of 5000'),
+    (['--dataset', 'toy', '--batch-size', '5000'], 'too few: a step takes 5000'),
     (['--dataset', 'toy', '--lr', 'fast'], 'argument --lr: invalid number value'),
     (['--dataset', 'toy', '--augment', 'flip,spin'], 'argument --augment: spin is none of flip'),
     (['--dataset', 'toy', '--samples-dir', 'file'], 'file: File exists'),

@@ -1,0 +1,152 @@
+"""Faces that are asked for: training with labels, drawing by them, and reading them off again."""
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import checkpoint
+import generate
+import sampler
+from test_programs import pixels, refused, run
+
+SMALL = ['--dataset', 'celeba', '--image-size', 32, '--batch-size', 16, '--log-every', 50]
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    """A CelebA of plain pictures, Red or blue, Light or dark, and a model that learnt them."""
+    home = tmp_path_factory.mktemp('attributes')
+    folder = home / 'datasets' / 'celeba'
+    (folder / 'img_align_celeba').mkdir(parents=True)
+    rng = np.random.RandomState(0)
+    labels = ['256', 'Light Noise Red']
+    for number in range(256):
+        light, noise, red = rng.randint(0, 2, 3)
+        colour = np.array((120, 40, 40) if red else (40, 40, 120)) + 90 * light
+        pixels = np.clip(rng.normal(colour, 12, (36, 36, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(str(folder / 'img_align_celeba' / f'{number:06d}.jpg'))
+        labels.append(f'{number:06d}.jpg ' + ' '.join(str(2 * v - 1) for v in (light, noise, red)))
+    (folder / 'list_attr_celeba.txt').write_text('\n'.join(labels) + '\n')
+    run('train.py', *SMALL, '--attributes', 'Red,Light', '--max-steps', 150, '--fused-step',
+        '--average', 0.9, cwd=home)
+    return home
+
+
+def redness(image):
+    """[n] of a sheet of 32x32 faces."""
+    return image.astype(float).reshape(-1, 32, image.shape[1] // 32, 32, 3).mean((1, 3))[..., 0]
+
+
+def test_faces_have_what_is_asked(home):
+    means = {}
+    for wish in ('Red=1,Light=1', 'Red=-1,Light=1', 'Red=-1,Light=-1'):
+        run('generate.py', '--out', wish, '--num', 16, '--attributes', wish, cwd=home)
+        means[wish] = pixels(home / wish / 'faces_seed0.png').mean((0, 1))
+    red, blue, dark = means.values()
+    assert red[0] - red[2] > 40 and blue[2] - blue[0] > 40
+    assert blue.sum() - dark.sum() > 120
+
+
+def test_a_sheet_switches_one_attribute_a_column(home):
+    out, _ = run('generate.py', '--attribute-sheet', 3, '--out', 'sheet', cwd=home)
+    assert 'knows Red, Light' in out
+    sheet = pixels(home / 'sheet' / 'attributes_seed0.png')
+    headings = sheet[:sheet.shape[0] - 3 * 32]
+    assert sheet.shape[1] == 3 * 32 and headings.shape[0] > 20 and headings.min() < 100
+    cells = sheet[-3 * 32:].reshape(3, 32, 3, 32, 3).swapaxes(1, 2).mean((2, 3))
+    # The second column has the other colour, the third the other brightness.
+    colour, light = cells[..., 0] - cells[..., 2], cells.sum(-1)
+    assert (colour[:, 0] * colour[:, 1] < 0).all() and (colour[:, 0] * colour[:, 2] > 0).all()
+    assert (np.abs(light[:, 2] - light[:, 0]) > 100).all()
+
+
+def test_what_is_not_asked_is_as_in_the_training_set():
+    class Knows:
+        attributes = ['A', 'B', 'C']
+        known_labels = np.array([[1, 1, -1], [1, 1, 1], [-1, -1, -1]], np.int8)
+    labels = sampler.Sampler.labels(Knows, 0, 400)
+    assert {tuple(row) for row in labels} == {(1, 1, -1), (1, 1, 1), (-1, -1, -1)}
+    labels = sampler.Sampler.labels(Knows, 0, 400, {'A': 1})
+    assert {tuple(row) for row in labels} == {(1, 1, -1), (1, 1, 1)}
+    labels = sampler.Sampler.labels(Knows, 0, 400, {'A': -1, 'C': 1})       # no row has both
+    assert {tuple(row) for row in labels} == {(-1, 1, 1), (-1, -1, 1)}
+    assert (sampler.Sampler.labels(Knows, 1, 400) != sampler.Sampler.labels(Knows, 0, 400)).any()
+
+
+def test_the_way_between_seeds_keeps_its_labels(home):
+    run('generate.py', '--interpolate', 1, 2, '--frames', 9, '--attributes', 'Red=1', '--out',
+        'way', cwd=home)
+    cells = pixels(home / 'way' / 'interpolate_1_2.png').reshape(3, 32, 3, 32, 3).mean((1, 3))
+    assert (cells[..., 0] - cells[..., 2] > 20).all()
+    assert np.ptp(cells.sum(-1)) < 60
+
+
+def test_a_generator_passed_on_knows_its_attributes(home):
+    run('generate.py', '--save-generator', 'passed/dcgan_celeba', '--out', 'a', cwd=home)
+    run('generate.py', '--ckpt', 'passed', '--out', 'b', '--batch-size', 7, cwd=home)
+    a, b = (pixels(home / folder / 'faces_seed0.png').astype(int) for folder in 'ab')
+    assert np.abs(a - b).max() <= 1     # rounding may differ with the size of the batch
+    names, rows = checkpoint.labels_of(str(home / 'passed' / 'dcgan_celeba'))
+    assert names == ['Red', 'Light'] and rows.shape == (256, 2)
+    listed = np.loadtxt(str(home / 'datasets' / 'celeba' / 'list_attr_celeba.txt'), int,
+                        skiprows=2, usecols=(3, 1))
+    assert sorted(map(tuple, rows)) == sorted(map(tuple, listed))
+
+
+def test_a_network_reads_them_off(home):
+    (home / 'datasets' / 'celeba' / 'list_eval_partition.txt').write_text('\n'.join(
+        f'{number:06d}.jpg {int(number >= 200)}' for number in range(256)) + '\n')
+    run('classify.py', '--epochs', 12, cwd=home)
+    (home / 'datasets' / 'celeba' / 'list_eval_partition.txt').unlink()
+    out, _ = run('evaluate.py', '--dataset', 'celeba', '--labels', 'model/labels.pb', '--num', 16,
+                 '--json', 'figures.json', cwd=home)
+    found = json.loads((home / 'figures.json').read_text())['checkpoints'][0]['attributes']
+    assert list(found) == ['Red', 'Light']
+    assert all(figures['balanced'] > 0.9 for figures in found.values())
+    assert f'{found["Red"]["asked"]:.1%}' in out
+
+
+def test_what_can_not_be_asked(home, tmp_path):
+    assert '--attributes Rad: is none of the 2 there are; the nearest: Red' in refused(
+        'generate.py', '--attributes', 'Rad=1', cwd=home)
+    assert "'Red' should be a name, = and 1 or -1" in refused(
+        'generate.py', '--attributes', 'Red', cwd=home)
+    assert '--separate: what --attribute-sheet draws is one picture' in refused(
+        'generate.py', '--attribute-sheet', '--separate', cwd=home)
+    _, err = run('train.py', *SMALL, '--attributes', 'light', '--model-dir', 'other', cwd=home,
+                 code=2)
+    assert '--attributes light: is none of the 3 there are; the nearest: Light' in err
+    _, err = run('train.py', '--dataset', 'toy', '--attributes', 'Red', cwd=home, code=2)
+    assert 'no labels of CelebA' in err
+    _, err = run('train.py', '--dataset', 'celeba', '--resume', '--attributes', 'Red', cwd=home,
+                 code=2)
+    assert 'was trained with --attributes Red,Light' in err
+    path = home / 'passed' / 'dcgan_celeba.json'
+    facts = json.loads(path.read_text())
+    facts['labels'][3] = '+'
+    path.write_text(json.dumps(facts))
+    assert 'its labels are not those of its attributes' in refused(
+        'generate.py', '--ckpt', 'passed', cwd=home)
+
+
+def test_a_model_without_attributes_says_so():
+    class Plain:
+        attributes, prefix = [], 'model/dcgan_lfw'
+    for options in (['--attributes', 'Red=1'], ['--attribute-sheet']):
+        with pytest.raises(SystemExit):
+            generate.check_attributes(Plain, generate.parse(options))
+    generate.check_attributes(Plain, generate.parse([]))
+
+
+@pytest.mark.parametrize('text, wishes', [
+    ('Smiling=1,Male=-1', {'Smiling': 1, 'Male': -1}), ('A=+1, B = -1', {'A': 1, 'B': -1}),
+    ('', {})])
+def test_wishes(text, wishes):
+    assert generate.wishes(text) == wishes
+
+
+@pytest.mark.parametrize('text', ['A', 'A=0', 'A=1,A=-1', '=', 'A=yes'])
+def test_no_wishes(text):
+    with pytest.raises(generate.argparse.ArgumentTypeError):
+        generate.wishes(text)
