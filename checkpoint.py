@@ -14,10 +14,18 @@ import json
 import os
 import re
 import shutil
+import socket
 
 import numpy as np
 
+try:
+    import fcntl
+except ImportError:     # not on Windows, where nothing keeps a second run out
+    fcntl = None
+
 FILE_ENDINGS = re.compile(r'\.(index|meta|json|data-\d{5}-of-\d{5})$')
+FORMAT = 1              # of <prefix>.json; a change that an older program can't read counts it up
+LOCK = '.lock'          # file in a folder that a run trains into
 BEST = 'best'           # folder beside a run's checkpoints that keeps the best one
 STEP = re.compile(r'-(\d+)$')
 FACTS = {'settings', 'data', 'step', 'epoch'}       # what <prefix>.json holds at least
@@ -118,6 +126,9 @@ def settings(prefix):
         return {}
     except (OSError, ValueError) as error:
         raise CheckpointError(f'{prefix}.json can\'t be read: {error}') from error
+    if isinstance(facts, dict) and facts.get('format', FORMAT) != FORMAT:
+        raise CheckpointError(f'{prefix}.json is of format {facts["format"]}, from another version '
+                              f'of this program, which knows {FORMAT}')
     if not isinstance(facts, dict) or not set(facts) >= FACTS or not (
             isinstance(facts['settings'], dict) and isinstance(facts['data'], dict)):
         raise CheckpointError(f'{prefix}.json holds no settings of this program')
@@ -171,6 +182,41 @@ def generator_facts(prefix):
 
 # saving and restoring
 
+@contextlib.contextmanager
+def lock(folder):
+    """Keeps other runs out of a folder; CheckpointError, naming the owner, where one is in it.
+
+    The lock is the system's, on a file that says who holds it: a run that was killed holds none,
+    whatever file it left. What it left of a checkpoint that it was writing is removed.
+    """
+    path = os.path.join(folder, LOCK)
+    if fcntl is None:
+        yield
+        return
+    while True:
+        with open(path, 'a+', encoding='utf-8') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise CheckpointError(f'{folder}: another run trains into it ({file.read()}); '
+                                      'another --model-dir takes a second one') from None
+            if not (os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()),
+                                                              os.stat(path))):
+                continue        # its owner has just ended and removed it
+            file.truncate(0)
+            file.write(f'process {os.getpid()} on {socket.gethostname()}')
+            file.flush()
+            try:
+                for left in glob.glob(os.path.join(glob.escape(folder), '*_temp_*')):
+                    shutil.rmtree(left, ignore_errors=True)
+                yield
+            finally:
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
+            return
+
+
 def save(session, saver, folder, name, step, facts):
     """Writes <folder>/<name>-<step> and facts, a dict, as its .json; returns the prefix.
 
@@ -181,7 +227,7 @@ def save(session, saver, folder, name, step, facts):
     import tensorflow.compat.v1 as tf
     prefix = os.path.join(folder, f'{name}-{step}')
     os.makedirs(folder, exist_ok=True)
-    write_json(prefix + '.json', facts)
+    write_json(prefix + '.json', dict(facts, format=FORMAT))
     try:
         saver.save(session, os.path.join(folder, name), global_step=step, write_meta_graph=False)
     except (tf.errors.OpError, ValueError) as error:
@@ -261,6 +307,19 @@ def restore(session, saver, prefix, variables):
         saver.restore(session, prefix)
 
 
+def verify(prefix):
+    """Reads all of a checkpoint and its settings; CheckpointError where either is damaged.
+
+    TensorFlow compares a checksum of each tensor that it reads.
+    """
+    import tensorflow.compat.v1 as tf
+    settings(prefix)
+    with _named(prefix):
+        reader = tf.train.NewCheckpointReader(prefix)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+
+
 def _shapes(prefix):
     import tensorflow.compat.v1 as tf
     return tf.train.NewCheckpointReader(prefix).get_variable_to_shape_map()
@@ -277,7 +336,7 @@ def _named(prefix):
     except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
         raise CheckpointError(f'{prefix}: is of another network or incomplete '
                               f'({_first_line(error)})') from error
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
         raise CheckpointError(f'{prefix}: is damaged ({_first_line(error)})') from error
 
 

@@ -27,12 +27,16 @@ class Log:
     log entry, in TensorBoard.
     """
 
-    def __init__(self, tf, folder, step, last_step, per_epoch, step_size, critic=False):
-        """step_size: photographs a step. critic: whether D tells values, no probabilities."""
+    def __init__(self, tf, folder, step, last_step, per_epoch, step_size, critic=False,
+                 measured_step=None):
+        """step_size: photographs a step. critic: whether D tells values, no probabilities.
+        measured_step: up to which quality.csv is kept, as step.
+        """
         self.tf, self.folder, self.critic = tf, folder, critic
         self.last_step, self.per_epoch, self.step_size = last_step, per_epoch, step_size
         self.loss_table = _Table(os.path.join(folder, 'loss.csv'), LOSSES, step)
-        self.quality_table = _Table(os.path.join(folder, 'quality.csv'), QUALITY, step)
+        self.quality_table = _Table(os.path.join(folder, 'quality.csv'), QUALITY,
+                                    step if measured_step is None else measured_step)
         self.events = tf.summary.FileWriter(os.path.join(folder, 'events'))
         self.events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
         self.bar = tqdm(total=last_step, initial=step, disable=not sys.stderr.isatty(),
@@ -120,6 +124,12 @@ class Log:
 
     def _plot(self):
         pictures.plot_losses(self.loss_table.path, os.path.join(self.folder, 'loss.png'))
+        rows = self.quality_table.read()
+        if rows:
+            steps, swd, ms_ssim, ms_ssim_photographs = zip(*rows)
+            pictures.plot_measures(os.path.join(self.folder, 'quality.png'), steps, {
+                'sliced Wasserstein · 10³': (swd, None),
+                'MS-SSIM of pairs': (ms_ssim, ms_ssim_photographs[-1])})
 
     def _sheet_path(self, step):
         return os.path.join(self.folder, f'step_{step:07d}.png')
@@ -161,6 +171,11 @@ class _Table:
     def write(self, row):
         csv.writer(self.file).writerow(row)
         self.file.flush()
+
+    def read(self):
+        """All rows as numbers."""
+        with open(self.path, newline='') as f:
+            return [[float(value) for value in row] for row in list(csv.reader(f))[1:]]
 
     def close(self):
         self.file.close()

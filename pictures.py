@@ -107,14 +107,19 @@ def plot_losses(csv_path, path):
 
 
 def plot_measures(path, steps, curves):
-    """A small plot of each of curves, {title: (values at steps, floor)}; the floor dashed."""
+    """A small plot of each of curves, {title: (values at steps, floor)}; the floor dashed.
+
+    A floor of None is not known and not drawn.
+    """
     from matplotlib.figure import Figure
-    rows = math.ceil(len(curves) / 3)
-    figure = Figure(figsize=(12, 2.6 * rows), dpi=100)
+    columns = min(len(curves), 3)
+    rows = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(4 * columns, 2.6 * rows), dpi=100)
     for number, (title, (values, floor)) in enumerate(curves.items(), 1):
-        axes = figure.add_subplot(rows, 3, number)
+        axes = figure.add_subplot(rows, columns, number)
         axes.plot(steps, values, marker='.', label='samples')
-        axes.axhline(floor, color='tab:grey', linestyle='--', label='photographs')
+        if floor is not None:
+            axes.axhline(floor, color='tab:grey', linestyle='--', label='photographs')
         axes.set_title(title, fontsize=9)
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

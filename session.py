@@ -22,14 +22,17 @@ BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}                   # as /proc/cpuinf
 TENSOR_CORES = (7, 0)                                          # from this compute capability on
 
 
-def set_up(verbose=False, device=None):
+def set_up(verbose=False, device=None, deterministic=False):
     """Imports TensorFlow for graphs in the manner of version 1 and returns `tf.compat.v1`.
 
     Without verbose its deprecations, processor flags and other log lines are not shown; errors
     are raised as ever. device: `cpu` or `gpu:N`, the only one that TensorFlow then sees.
+    deterministic: whether kernels that may add up in another order each time are kept from use.
     """
     # Set here, since asking whether there is a GPU would otherwise take all its memory.
     os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
+    if deterministic:
+        os.environ['TF_DETERMINISTIC_OPS'] = '1'        # TensorFlow 1.15's way
     if device:
         os.environ['CUDA_VISIBLE_DEVICES'] = '-1' if device == 'cpu' else device[len('gpu:'):]
     # Importing TensorFlow 2 imports Keras, and that matplotlib, for a quarter of the time; not so
@@ -49,6 +52,8 @@ def set_up(verbose=False, device=None):
         tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
     tf.enable_resource_variables()
+    if deterministic and hasattr(tf.config.experimental, 'enable_op_determinism'):
+        tf.config.experimental.enable_op_determinism()
     return tf
 
 

@@ -16,6 +16,7 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,7 +41,8 @@ DEFAULTS = {
     'average': 0.0, 'diffaugment': [], 'smooth': 0.0, 'instance_noise': 0.0,
     'spectral_norm': False, 'r1': 0.0, 'attributes': [], 'condition': 'projection', 'loss': 'gan',
     'optimizer': 'adam', 'beta2': 0.999, 'd_steps': 1, 'clip': 0.0, 'gradient_penalty': 0.0,
-    'norm_d': 'batch', 'fused_step': False, 'precision': 'float32', 'seed': 0}
+    'norm_d': 'batch', 'fused_step': False, 'precision': 'float32', 'deterministic': False,
+    'seed': 0}
 # Those of them that graph.build is given.
 OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
             'smooth', 'instance_noise', 'spectral_norm', 'r1', 'condition', 'loss', 'optimizer',
@@ -70,8 +72,16 @@ def main(argv=None):
 
 
 def train(args):
-    # settings: the saved ones on --resume, else the defaults, under what was asked for
     source = find_photographs(args)
+    if args.dry_run:
+        return train_on(source, args)
+    os.makedirs(args.model_dir, exist_ok=True)
+    with checkpoint.lock(args.model_dir):
+        return train_on(source, args)
+
+
+def train_on(source, args):
+    # settings: the saved ones on --resume, else the defaults, under what was asked for
     name = f'dcgan_{source.name}'
     samples_dir = args.samples_dir or os.path.join('samples', name)
     step, prefix = starting_point(args, name)
@@ -116,12 +126,14 @@ def train(args):
     if step >= last_step:
         print('nothing left to do')
         return 0
+    # A run killed between the two has a checkpoint without its measure: that is made anew.
+    measured_step = step - 1 if prefix and step % args.save_every == 0 else step
     make_folders(args.model_dir, samples_dir, new=not prefix)
     print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
     print(f'{"samples":16} {samples_dir}', flush=True)
 
     # graph
-    tf = session.set_up(args.verbose, args.device)
+    tf = session.set_up(args.verbose, args.device, settings['deterministic'])
     try:
         precision, why = session.choose_precision(settings['precision'])
     except ValueError as error:
@@ -137,6 +149,8 @@ def train(args):
         saver = tf.train.Saver(max_to_keep=args.max_to_keep)
         variables = checkpoint.by_name(tf.global_variables())
         initializer = tf.global_variables_initializer()
+    there = len(checkpoint.of_run(args.model_dir, name))
+    check_free_space(args, variables, -(-(last_step - step) // args.save_every), there)
     sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
     evaluated_noise = data.noise(seed, 0, EVALUATED, z_dim, 'evaluate')
     reference = images[data.rng(seed, 0, 'evaluate').choice(
@@ -170,11 +184,12 @@ def train(args):
     with session.open_session(p.graph, precision) as sess, stop_signals() as stop, \
             concurrent.futures.ThreadPoolExecutor(1) as ahead, contextlib.closing(
                 log.Log(tf, samples_dir, step, last_step, per_epoch, step_size,
-                        settings['loss'] != 'gan')) as records:
+                        settings['loss'] != 'gan', measured_step)) as records:
         if prefix:
             checkpoint.restore(sess, saver, prefix, variables)
-            saver.recover_last_checkpoints([path for _, path in
-                                            checkpoint.of_run(args.model_dir, name)])
+            saver.recover_last_checkpoints([path for kept, path in
+                                            checkpoint.of_run(args.model_dir, name)
+                                            if kept <= step])
         else:
             sess.run(initializer)
 
@@ -214,6 +229,8 @@ def train(args):
 
         # loop
         saved_step = step if prefix else None
+        if measured_step < step:        # it was stopped before the checkpoint was measured
+            measure(prefix)
         next_feeds = ahead.submit(feeds_of, step)
         while step < last_step and not stop:
             *extra, feed = next_feeds.result()
@@ -254,6 +271,21 @@ def train(args):
     return 0
 
 
+def check_free_space(args, variables, saves, there=0):
+    """Ends with a sentence where the checkpoints of so many saves would fill the disk.
+
+    there: how many are already.
+    """
+    kept = min(saves + there, args.max_to_keep or saves + there)
+    more = kept + 2 - there         # the best one, one in the writing
+    needed = more * sum(4 * v.shape.num_elements() for v in variables.values())
+    free = shutil.disk_usage(args.model_dir).free
+    if free < needed:
+        options.fail(f'--model-dir {args.model_dir}: {free / 1e6:,.0f} MB are free, up to '
+                     f'{needed / 1e6:,.0f} are needed for {more} checkpoints; --max-to-keep 1 '
+                     'needs the least')
+
+
 def check_finite(values, what, step, model_dir):
     """Ends the run where it has run away, before that could be saved."""
     if not np.isfinite(values).all():
@@ -279,7 +311,7 @@ def find_photographs(args):
 
 
 def starting_point(args, name):
-    """(step, prefix) of the newest checkpoint of this run, (0, None) for a new one."""
+    """(step, prefix) of the newest whole checkpoint of this run, (0, None) for a new one."""
     kept = checkpoint.of_run(args.model_dir, name)
     best = checkpoint.of_run(os.path.join(args.model_dir, checkpoint.BEST), name)
     if best and not kept:
@@ -290,7 +322,18 @@ def starting_point(args, name):
                      'another --model-dir begins anew')
     if args.resume and not kept:
         print(f'no checkpoint {name}-<step> in {args.model_dir} yet: beginning at step 0')
-    return kept[-1] if kept else (0, None)
+    if kept:
+        session.set_up(args.verbose, args.device)       # to read them
+    for step, prefix in reversed(kept):
+        try:
+            checkpoint.verify(prefix)
+            return step, prefix
+        except checkpoint.CheckpointError as error:
+            print(f'{error}: going on from one before it', file=sys.stderr)
+    if kept:
+        options.fail(f'{args.model_dir}: none of the {len(kept)} checkpoints {name}-<step> is '
+                     'whole')
+    return 0, None
 
 
 def find_labels(source, attributes):
@@ -329,7 +372,7 @@ def make_folders(model_dir, samples_dir, new):
         with tempfile.TemporaryFile(dir=folder):
             pass
     mine = [name for name in os.listdir(samples_dir)
-            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.csv|loss\.png|samples\.gif|events',
+            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events',
                             name)]
     if new and mine:
         numbers = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
@@ -472,6 +515,9 @@ def parse(argv):
     group.add_argument('--precision', choices=['float32', 'bfloat16', 'auto'],
                        help='in which matrices are multiplied; auto: bfloat16 where the processor '
                             'has it (float32)')
+    group.add_argument('--deterministic', action='store_true', default=None,
+                       help="only TensorFlow's deterministic kernels: the same run on the same "
+                            'machine comes out the same to the bit, stopped or not')
     group.add_argument('--plain-convolutions', action='store_true',
                        help="TensorFlow's own kernels for all convolutions, also where another "
                             'formulation of the same sum is faster')
@@ -482,9 +528,8 @@ def parse(argv):
     group.add_argument('--model-dir', default='model', metavar='DIR',
                        help='where checkpoints go (%(default)s)')
     group.add_argument('--samples-dir', metavar='DIR',
-                       help='where sheets, samples.gif, loss.csv, loss.png, quality.csv and '
-                            'events/ go '
-                            '(samples/dcgan_<dataset>)')
+                       help='where sheets, samples.gif, loss.csv, quality.csv, their curves '
+                            'and events/ go (samples/dcgan_<dataset>)')
     group.add_argument('--resume', action='store_true',
                        help='go on from the newest checkpoint, with its settings')
     group.add_argument('--log-every', type=options.whole(1), default=10, metavar='N',

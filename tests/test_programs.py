@@ -68,8 +68,8 @@ def test_what_a_run_leaves(home):
         f'dcgan_toy-{step}.{ending}' for step in (4, 6)
         for ending in ('data-00000-of-00001', 'index', 'json')]
     assert sorted(os.listdir(str(samples))) == [
-        'events', 'loss.csv', 'loss.png', 'quality.csv', 'samples.gif', 'step_0000003.png',
-        'step_0000006.png']
+        'events', 'loss.csv', 'loss.png', 'quality.csv', 'quality.png', 'samples.gif',
+        'step_0000003.png', 'step_0000006.png']
     measured = rows(samples / 'quality.csv')
     assert [row['step'] for row in measured] == ['2', '4', '6']
     assert all(float(row['swd']) > 0 and 0 < float(row['ms_ssim']) < 1 for row in measured)

@@ -1,0 +1,175 @@
+"""What a run survives: being killed, damaged checkpoints, a second run, a full disk.
+
+    KILLS=50 python -m pytest tests/test_faults.py -k killed        as many as one likes
+"""
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+import checkpoint
+import train
+from test_programs import TOY, refused, rows, run, start
+
+RUN = ['train.py', *TOY, '--max-steps', 12, '--log-every', 1, '--save-every', 4, '--sample-every',
+       3, '--augment', 'flip', '--average', 0.9, '--deterministic', '--resume']
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A run that nothing happened to."""
+    home = tmp_path_factory.mktemp('whole')
+    run(*RUN, cwd=home)
+    return home
+
+
+def tensors(prefix):
+    reader = tf.train.NewCheckpointReader(str(prefix))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def assert_same_run(home, whole):
+    for step in (8, 12):
+        mine, theirs = (tensors(folder / 'model' / f'dcgan_toy-{step}') for folder in (home, whole))
+        assert sorted(mine) == sorted(theirs)
+        for name, value in theirs.items():
+            assert mine[name].tobytes() == value.tobytes(), name
+    for table in ('loss.csv', 'quality.csv'):
+        mine, theirs = ([{key: value for key, value in row.items() if key != 'seconds'}
+                         for row in rows(folder / 'samples' / 'dcgan_toy' / table)]
+                        for folder in (home, whole))
+        assert mine == theirs
+    sheets, others = ({name: (folder / 'samples' / 'dcgan_toy' / name).read_bytes()
+                       for name in os.listdir(str(folder / 'samples' / 'dcgan_toy'))
+                       if name.endswith(('.png', '.gif')) and name != 'loss.png'}
+                      for folder in (home, whole))
+    assert sheets == others
+    assert sorted(os.listdir(str(home / 'model'))) == sorted(os.listdir(str(whole / 'model')))
+    assert os.listdir(str(home / 'model' / 'best')) == os.listdir(str(whole / 'model' / 'best'))
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(whole, tmp_path):
+    kills = int(os.environ.get('KILLS', '3'))
+    chance = random.Random(int(os.environ.get('SEED', '0')))
+    for _ in range(kills):
+        process = start(*RUN, cwd=tmp_path)
+        for line in process.stdout:
+            if line.startswith('computes in'):
+                break
+        time.sleep(chance.uniform(0, 12))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy'):
+            run('generate.py', '--num', 1, '--out', 'drawn', cwd=tmp_path)
+    run(*RUN, cwd=tmp_path)
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize('harm', ['truncated', 'flipped', 'index', 'settings', 'newer'])
+def test_resume_falls_back_to_the_checkpoint_before(whole, tmp_path, harm):
+    for folder in ('model', 'samples'):
+        shutil.copytree(str(whole / folder), str(tmp_path / folder))
+    prefix = tmp_path / 'model' / 'dcgan_toy-12'
+    data, index, settings = (prefix.parent / (prefix.name + ending) for ending in (
+        '.data-00000-of-00001', '.index', '.json'))
+    content = data.read_bytes()
+    if harm == 'truncated':
+        data.write_bytes(content[:len(content) // 2])
+    elif harm == 'flipped':
+        data.write_bytes(content[:4321] + bytes([content[4321] ^ 8]) + content[4322:])
+    elif harm == 'index':
+        index.write_bytes(index.read_bytes()[:200])
+    elif harm == 'settings':
+        settings.write_text('{"settings": ')
+    elif harm == 'newer':
+        settings.write_text(json.dumps(dict(json.loads(settings.read_text()), format=2)))
+    _, err = run(*RUN, cwd=tmp_path)
+    assert f'{os.path.join("model", "dcgan_toy-12")}' in err
+    assert ': going on from one before it' in err
+    assert_same_run(tmp_path, whole)
+
+
+def test_where_all_are_damaged_none_is_taken(whole, tmp_path):
+    shutil.copytree(str(whole / 'model'), str(tmp_path / 'model'))
+    for name in os.listdir(str(tmp_path / 'model')):
+        if name.endswith('.index'):
+            (tmp_path / 'model' / name).write_bytes(b'nothing')
+    _, err = run(*RUN, cwd=tmp_path, code=2)
+    assert 'error: model: none of the 3 checkpoints dcgan_toy-<step> is whole' in err
+
+
+def test_a_second_run_is_kept_out(tmp_path):
+    process = start(*RUN, '--max-steps', 100000, cwd=tmp_path)
+    for line in process.stdout:
+        if line.startswith('epoch'):
+            break
+    message = refused(*RUN, cwd=tmp_path)
+    assert f'model: another run trains into it (process {process.pid} on ' in message
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert checkpoint.LOCK in os.listdir(str(tmp_path / 'model'))
+    with checkpoint.lock(str(tmp_path / 'model')):      # a killed run keeps nobody out
+        pass
+    assert checkpoint.LOCK not in os.listdir(str(tmp_path / 'model'))
+
+
+def test_what_a_killed_save_left_is_removed(tmp_path):
+    left = tmp_path / 'dcgan_toy-4_temp_0123' / 'part-00000-of-00001'
+    left.parent.mkdir()
+    left.write_bytes(b'half')
+    with checkpoint.lock(str(tmp_path)):
+        assert os.listdir(str(tmp_path)) == [checkpoint.LOCK]
+
+
+def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
+    args = train.parse(['--model-dir', str(tmp_path), '--max-to-keep', '3'])
+    variables = {'v': tf.zeros([1000, 1000])}
+    monkeypatch.setattr(train.shutil, 'disk_usage',
+                        lambda folder: shutil._ntuple_diskusage(0, 0, 20 * 10 ** 6))
+    train.check_free_space(args, variables, 3)      # 5 of 4 MB
+    with pytest.raises(SystemExit):
+        train.check_free_space(train.parse(['--model-dir', str(tmp_path)]), variables, 9)
+    message = capsys.readouterr().err
+    assert f'{tmp_path}: 20 MB are free, up to 28 are needed for 7 checkpoints' in message
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='may not mount')
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path):
+    full = tmp_path / 'full'
+    full.mkdir()
+    if os.system(f'mount -t tmpfs -o size=400m none {full} 2>/dev/null'):
+        pytest.skip('may not mount')
+    try:
+        command = [*RUN, '--model-dir', str(full), '--max-to-keep', 1]
+        process = start(*command, cwd=tmp_path)
+        for line in process.stdout:
+            if 'step 5/' in line:       # after the first checkpoint
+                (full / 'other').write_bytes(bytes(shutil.disk_usage(str(full)).free - 10 ** 6))
+                break
+        _, err = process.communicate()
+        assert process.returncode == 2, err
+        assert err.splitlines()[-1].startswith('error: ') and 'are needed' not in err, err
+        step, prefix = checkpoint.of_run(str(full), 'dcgan_toy')[-1]
+        checkpoint.verify(prefix)
+        (full / 'other').unlink()
+        run(*command, cwd=tmp_path)
+        assert checkpoint.of_run(str(full), 'dcgan_toy')[-1][0] == 12
+    finally:
+        os.system(f'umount {full}')
+
+
+def test_a_folder_deleted_under_a_run(tmp_path):
+    process = start(*RUN, '--max-steps', 100000, cwd=tmp_path)
+    for line in process.stdout:
+        if 'step 5/' in line:
+            shutil.rmtree(str(tmp_path / 'samples'))
+            break
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert 'Traceback' not in err and err.splitlines()[-1].startswith('error: ')
+    checkpoint.verify(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
