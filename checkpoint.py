@@ -201,6 +201,9 @@ def lock(folder):
                 file.seek(0)
                 raise CheckpointError(f'{folder}: another run trains into it ({file.read()}); '
                                       'another --model-dir takes a second one') from None
+            except OSError:     # a file system without locks
+                yield
+                return
             if not (os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()),
                                                               os.stat(path))):
                 continue        # its owner has just ended and removed it

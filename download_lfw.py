@@ -564,7 +564,8 @@ def main(argv=None):
     if args.sha256:
         archive = archive._replace(size=None, algorithm='sha256', digest=args.sha256)
     try:
-        install(args.variant, archive, args.archive, args.data_dir)
+        with options.terminable('terminated: the same command goes on from here'):
+            install(args.variant, archive, args.archive, args.data_dir)
     except DownloadError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2

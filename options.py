@@ -1,7 +1,9 @@
 """What the programs' command lines have in common."""
 import argparse
+import contextlib
 import difflib
 import re
+import signal
 import sys
 import time
 
@@ -28,7 +30,8 @@ def run(program, args, prefixes):
     """
     print_anything()
     try:
-        return program(args)
+        with terminable('terminated'):
+            return program(args)
     except tuple(prefixes) as error:
         fail(f'{prefixes[type(error)]}{error}')
     except OSError as error:
@@ -36,6 +39,20 @@ def run(program, args, prefixes):
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def terminable(sentence):
+    """Within it SIGTERM ends the program as Ctrl-C does: cleanly, with a sentence and code 143."""
+    def end(number, frame):
+        print(sentence, file=sys.stderr)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def print_anything():

@@ -118,6 +118,21 @@ def test_a_second_run_is_kept_out(tmp_path):
     assert checkpoint.LOCK not in os.listdir(str(tmp_path / 'model'))
 
 
+@pytest.mark.parametrize('number, code, sentence', [
+    (signal.SIGINT, 130, 'interrupted'), (signal.SIGTERM, 143, 'terminated')])
+def test_a_signal_before_the_first_step_ends_in_a_sentence(tmp_path, number, code, sentence):
+    process = start(*RUN, cwd=tmp_path)
+    for line in process.stdout:
+        if line.startswith('checkpoints'):      # while TensorFlow is imported
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.splitlines()[-1] == sentence
+    assert os.listdir(str(tmp_path / 'model')) == []
+    run(*RUN, '--max-steps', 1, cwd=tmp_path)
+
+
 def test_what_a_killed_save_left_is_removed(tmp_path):
     left = tmp_path / 'dcgan_toy-4_temp_0123' / 'part-00000-of-00001'
     left.parent.mkdir()
