@@ -200,7 +200,7 @@ def lock(folder):
             except BlockingIOError:
                 file.seek(0)
                 raise CheckpointError(f'{folder}: another run trains into it ({file.read()}); '
-                                      'another --model-dir takes a second one') from None
+                                      'a second one needs folders of its own') from None
             except OSError:     # a file system without locks
                 yield
                 return

@@ -73,17 +73,17 @@ def main(argv=None):
 
 def train(args):
     source = find_photographs(args)
-    if args.dry_run:
-        return train_on(source, args)
-    os.makedirs(args.model_dir, exist_ok=True)
-    with checkpoint.lock(args.model_dir):
-        return train_on(source, args)
-
-
-def train_on(source, args):
-    # settings: the saved ones on --resume, else the defaults, under what was asked for
     name = f'dcgan_{source.name}'
     samples_dir = args.samples_dir or os.path.join('samples', name)
+    with contextlib.ExitStack() as alone:
+        for folder in [] if args.dry_run else dict.fromkeys([args.model_dir, samples_dir]):
+            os.makedirs(folder, exist_ok=True)
+            alone.enter_context(checkpoint.lock(folder))
+        return train_on(source, name, samples_dir, args)
+
+
+def train_on(source, name, samples_dir, args):
+    # settings: the saved ones on --resume, else the defaults, under what was asked for
     step, prefix = starting_point(args, name)
     saved = checkpoint.settings(prefix) if prefix else {}
     settings = merge_settings(args, saved.get('settings', {}), prefix)
@@ -128,7 +128,7 @@ def train_on(source, args):
         return 0
     # A run killed between the two has a checkpoint without its measure: that is made anew.
     measured_step = step - 1 if prefix and step % args.save_every == 0 else step
-    make_folders(args.model_dir, samples_dir, new=not prefix)
+    prepare_folders(args.model_dir, samples_dir, new=not prefix)
     print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
     print(f'{"samples":16} {samples_dir}', flush=True)
 
@@ -203,8 +203,8 @@ def train_on(source, args):
                 sess.run(p.start_refit)
                 for number in range(REFITS):
                     noise = data.noise(seed, number, batch_size, z_dim, 'refit')
-                    sess.run(p.refit, {p.noise: noise, 
-                                     **asked(batch_size, number, 'refit labels')})
+                    sess.run(p.refit, {p.noise: noise,
+                                       **asked(batch_size, number, 'refit labels')})
 
         def save():
             refit()
@@ -365,10 +365,9 @@ def print_plan(args, source, count, step_size, step, saved):
     return per_epoch, last_step, end
 
 
-def make_folders(model_dir, samples_dir, new):
-    """Makes both, sure that they can be written; an earlier run's records are moved aside."""
+def prepare_folders(model_dir, samples_dir, new):
+    """Makes sure that they can be written; an earlier run's records are moved aside."""
     for folder in (model_dir, samples_dir):
-        os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     mine = [name for name in os.listdir(samples_dir)
