@@ -2,11 +2,13 @@
 
     python benchmarks/recipe.py --dataset lfw --images 60000 --out runs/
     python benchmarks/recipe.py --dataset lfw --only g-steps-2 seed-1 --network model/labels.pb
+    python benchmarks/recipe.py --dataset celeba --only projection maps --network model/labels.pb
 
 What was run before is not run again, so that it can be stopped at any time and called with more
 --only. The table, in Markdown, is of all whole runs in --out on that set and of that length: for
 each the figures of evaluate.py with averaged weights and with the weights themselves, and the loss
-of D over its last 100 rows.
+of D over its last 100 rows. Of models that know attributes it also has how often these are read on
+the faces as they were asked for.
 """
 import argparse
 import csv
@@ -16,10 +18,13 @@ import subprocess
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+import checkpoint  # noqa: E402
 
 # The original's settings, in the fastest way, with an average that changes nothing of the rest.
 COMMON = {'augment': 'flip', 'fused-step': True, 'precision': 'bfloat16', 'average': 0.999,
           'batch-size': 64}
+ATTRIBUTES = 'Male,Smiling,Eyeglasses,Blond_Hair,Black_Hair,Bangs,Young,Wearing_Hat'
 CHANGES = {
     'original': {},
     'seed-1': {'seed': 1},
@@ -36,6 +41,10 @@ CHANGES = {
     'r1-10': {'r1': 10},
     'batch-100': {'batch-size': 100},
     'batch-128': {'batch-size': 128},
+    'projection': {'attributes': ATTRIBUTES},
+    'maps': {'attributes': ATTRIBUTES, 'condition': 'maps'},
+    'wgan': {'loss': 'wgan'},
+    'wgan-gp': {'loss': 'wgan-gp'},
 }
 
 
@@ -52,7 +61,8 @@ def folder_of(change, args):
 
 
 def steps_of(change, args):
-    return args.images // dict(COMMON, **CHANGES[change])['batch-size']
+    settings = dict(COMMON, **CHANGES[change])
+    return args.images // settings['batch-size'] // (5 if 'loss' in settings else 1)
 
 
 def is_whole(change, args):
@@ -76,6 +86,8 @@ def evaluate(folder, args, raw):
     by = '-' + os.path.basename(args.network) if args.network else ''
     path = os.path.join(folder, f'{"raw" if raw else "averaged"}-{args.num}{by}.json')
     network = ['--inception', args.network, '--input', 'images', '--output', 'features']
+    if checkpoint.labels_of(checkpoint.find(folder))[0]:
+        network += ['--labels', args.network]
     if not os.path.exists(path):
         subprocess.check_call(
             [sys.executable, os.path.join(ROOT, 'evaluate.py'), '--ckpt', folder, '--dataset',
@@ -93,16 +105,23 @@ def loss_of_d(folder):
 
 def table(runs, args):
     keys = ['swd', 'ms_ssim'] + ['fid', 'precision', 'recall'] * bool(args.network)
-    yield f'| change | {" | ".join(keys)} | D\'s loss |'
-    yield '| --- |' + ' --- |' * (len(keys) + 1)
+    yield f'| change | {" | ".join(keys)} | D\'s loss | attributes |'
+    yield '| --- |' + ' --- |' * (len(keys) + 2)
     for change in runs:
         folder = folder_of(change, args)
         both = [evaluate(folder, args, raw) for raw in (False, True)]
         cells = [' / '.join(f'{one["checkpoints"][0]["figures"][key]:.4g}' for one in both)
                  for key in keys]
-        yield f'| {change} | {" | ".join(cells)} | {loss_of_d(folder):.2f} |'
+        obeyed = ' / '.join(read(one['checkpoints'][0].get('attributes', {})) for one in both)
+        yield f'| {change} | {" | ".join(cells)} | {loss_of_d(folder):.2f} | {obeyed} |'
     floor = both[0]['floor']
-    yield f'| photographs | {" | ".join(f"{floor[key]:.4g}" for key in keys)} | |'
+    yield f'| photographs | {" | ".join(f"{floor[key]:.4g}" for key in keys)} | | |'
+
+
+def read(attributes):
+    """The mean share read as asked, over the attributes."""
+    shares = [figures['balanced'] for figures in attributes.values()]
+    return f'{sum(shares) / len(shares):.1%}' if shares else '-'
 
 
 def main():
