@@ -1,4 +1,4 @@
-"""A trained generator, ready to draw: what generate.py and evaluate.py have in common."""
+"""A trained generator, ready to draw: what the programs that draw have in common."""
 import zlib
 
 import numpy as np
@@ -12,15 +12,16 @@ class Sampler:
     """The generator of a checkpoint in a session of its own; to be used in a `with`.
 
     Where the checkpoint holds a moving average of the weights, that draws, unless raw. The same
-    noise draws the same images whatever the batch. Raises CheckpointError where the checkpoint
-    can't be used. To be made after session.set_up.
+    noise draws the same images whatever the batch. plain: by TensorFlow's own kernels throughout,
+    which other runtimes know. Raises CheckpointError where the checkpoint can't be used. To be
+    made after session.set_up.
 
     prefix, image_size, z_dim, averaged and attributes (the names of what labels ask for, often
-    none) say what draws; sess and saver are for those who save it: its variables under the plain
-    names.
+    none) say what draws; sess, saver, inputs (placeholders by name) and g are for those who save
+    it: its variables under the plain names.
     """
 
-    def __init__(self, prefix, raw=False):
+    def __init__(self, prefix, raw=False, plain=False):
         import tensorflow.compat.v1 as tf
 
         import models
@@ -29,15 +30,16 @@ class Sampler:
         self.image_size, self.z_dim, width, averaged = checkpoint.generator_facts(prefix)
         self.attributes, self.known_labels = checkpoint.labels_of(prefix)
         self.averaged = averaged and not raw
-        fast_for = 'float32' if session.has_onednn() else None
+        fast_for = 'float32' if session.has_onednn() and not plain else None
         with tf.Graph().as_default() as graph, ops.fast_convolutions(fast_for):
-            self.noise = tf.placeholder(tf.float32, [None, self.z_dim], name='noise')
-            self.asked = None
+            sizes = {'noise': self.z_dim}
             if self.attributes:
-                self.asked = tf.placeholder(tf.float32, [None, len(self.attributes)],
-                                            name='labels')
-            self.g = models.generator(self.noise, is_training=False, image_size=self.image_size,
-                                      width=width, labels=self.asked)
+                sizes['labels'] = len(self.attributes)
+            self.inputs = {name: tf.placeholder(tf.float32, [None, size], name=name)
+                           for name, size in sizes.items()}
+            self.g = models.generator(self.inputs['noise'], is_training=False,
+                                      image_size=self.image_size, width=width,
+                                      labels=self.inputs.get('labels'))
             variables = checkpoint.by_name(tf.global_variables(), self.averaged)
             loader, self.saver = tf.train.Saver(variables), tf.train.Saver()
         self.sess = session.open_session(graph)
@@ -45,10 +47,12 @@ class Sampler:
 
     def draw(self, noise, labels):
         """uint8 images [n, h, w, 3] of noise [n, z_dim] and labels [n, l] in one run."""
-        feed = {self.noise: noise}
-        if self.attributes:
-            feed[self.asked] = labels
-        return pictures.to_uint8(self.sess.run(self.g, feed))
+        return pictures.to_uint8(self.run(noise, labels))
+
+    def run(self, noise, labels=None):
+        """As draw, but float32 in [-1, 1], as the network has them."""
+        given = {'noise': noise, 'labels': labels}
+        return self.sess.run(self.g, {self.inputs[name]: given[name] for name in self.inputs})
 
     def draw_many(self, seed, count, batch_size=64):
         """Yields the images 0 to count - 1 of a seed in batches, as draw does."""
