@@ -48,7 +48,7 @@ def find(path):
     """
     if os.path.basename(path) == 'checkpoint' and os.path.isfile(path):
         path = os.path.dirname(path) or '.'
-    _refuse_patterns(path)
+    refuse_patterns(path)
     if not os.path.isdir(path):
         if path.endswith(os.sep):
             raise CheckpointError(f'{path}: no such folder')
@@ -69,14 +69,15 @@ def find(path):
 
 def of_run(folder, name):
     """[(step, prefix)] of the complete checkpoints <name>-<step> in folder, by step."""
-    _refuse_patterns(folder)
+    refuse_patterns(folder)
     pattern = re.compile(re.escape(name) + r'-(\d+)')
     found = [(pattern.fullmatch(os.path.basename(prefix)), prefix) for prefix in _prefixes(folder)]
     return sorted((int(match.group(1)), prefix) for match, prefix in found
                   if match and _is_complete(prefix))
 
 
-def _refuse_patterns(path):
+def refuse_patterns(path):
+    """CheckpointError where TensorFlow would take a path for another one."""
     if re.search(r'[*?\[]', path):
         raise CheckpointError(f'{path}: TensorFlow takes *, ? and [ in a path for a pattern; '
                               'rename it')
@@ -234,7 +235,7 @@ def save(session, saver, folder, name, step, facts):
     try:
         saver.save(session, os.path.join(folder, name), global_step=step, write_meta_graph=False)
     except (tf.errors.OpError, ValueError) as error:
-        raise CheckpointError(f'{prefix}: can\'t be written ({_first_line(error)})') from error
+        raise CheckpointError(f'{prefix}: can\'t be written ({first_line(error)})') from error
     for file in os.listdir(folder):
         of_step = re.fullmatch(re.escape(name) + r'-\d+\.json', file)
         path = os.path.join(folder, file)
@@ -338,12 +339,13 @@ def _named(prefix):
         raise
     except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
         raise CheckpointError(f'{prefix}: is of another network or incomplete '
-                              f'({_first_line(error)})') from error
+                              f'({first_line(error)})') from error
     except (tf.errors.OpError, ValueError, RuntimeError, IndexError) as error:
-        raise CheckpointError(f'{prefix}: is damaged ({_first_line(error)})') from error
+        raise CheckpointError(f'{prefix}: is damaged ({first_line(error)})') from error
 
 
-def _first_line(error):
+def first_line(error):
+    """What an error of TensorFlow's says, without its traces."""
     lines = (getattr(error, 'message', None) or str(error)).strip().splitlines()
     telling = [line for line in lines if line and line != 'Graph execution error:']
     return telling[0] if telling else type(error).__name__

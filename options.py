@@ -132,6 +132,11 @@ def add_tensorflow(parser):
     """The options that go to session.set_up."""
     parser.add_argument('--device', type=device, metavar='NAME',
                         help='cpu, or gpu:N for GPU number N (the first GPU that is there)')
+    add_verbose(parser)
+
+
+def add_verbose(parser):
+    """For a program that has no choice of --device."""
     parser.add_argument('--verbose', action='store_true', help="show TensorFlow's own messages")
 
 

@@ -47,7 +47,7 @@ def set_up(verbose=False, device=None, deterministic=False):
         # TensorFlow 1.15 reads the variable in time, and may have to say that the processor is
         # too old before it aborts.
         old = sys.version_info < (3, 8)
-        with contextlib.nullcontext() if old else _held_back_stderr():
+        with contextlib.nullcontext() if old else held_back_stderr():
             import tensorflow.compat.v1 as tf
         tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
@@ -111,7 +111,7 @@ def open_session(graph, precision='float32'):
 
 
 @contextlib.contextmanager
-def _held_back_stderr():
+def held_back_stderr():
     """Keeps what C++ writes to standard error from being seen, unless the block raises.
 
     TensorFlow 2.21 logs before it reads TF_CPP_MIN_LOG_LEVEL, so while it is imported only the
