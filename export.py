@@ -1,0 +1,313 @@
+"""Writes a trained generator for other runtimes, and checks what it wrote in each.
+
+    python export.py --ckpt model/ --format onnx --out dcgan.onnx
+    python export.py --ckpt model/ --format tflite --weights float16 --out dcgan.tflite
+    python export.py --ckpt model/dcgan_lfw --format savedmodel --out dcgan/
+
+All take `noise` [n, z_dim], uniform in [-1, 1], for any n, and give `images` [n, s, s, 3] in
+[-1, 1]; a generator that knows attributes also takes `labels` [n, l] of -1 and 1. The names of the
+attributes are in ONNX's metadata_props, beside the others as JSON: FILE.json for tflite,
+assets.extra/generator.json in a SavedModel's folder.
+
+Before it takes its place, what was written draws in its own runtime, TensorFlow's loader,
+onnxruntime or TensorFlow Lite's interpreter, and must draw what the checkpoint does.
+"""
+import argparse
+import contextlib
+import json
+import os
+import sys
+import tempfile
+
+import numpy as np
+
+import checkpoint
+import options
+import sampler
+import session
+
+CHECKED = (1, 15)       # images in each batch of the check
+# By the weights: what images may differ by, of [-1, 1], and the share of pixels that must keep to
+# it. In float32 sums in another order make 2e-6 where it was tried; 2 / 255 is a grey level.
+ALLOWED = {'float32': (1e-5, 1), 'float16': (2 / 255, 0.999)}
+EPSILON = 0.001         # ops.batch_norm's
+OPSET, IR = 13, 7       # of ONNX 1.8: old enough for what runs ONNX in a browser
+# Scopes in the generator of the transposed convolutions and the batch norm after each.
+CONVOLUTIONS = [('conv2d_transpose', 'BatchNorm_1'), ('conv2d_transpose_1', 'BatchNorm_2'),
+                ('conv2d_transpose_2', 'BatchNorm_3'), ('g', None)]
+SAVED_MODEL = {'saved_model.pb', 'variables', 'assets', 'assets.extra', 'fingerprint.pb',
+               'keras_metadata.pb'}      # what one may hold
+
+
+class ExportError(ValueError):
+    """What was written does not draw what the checkpoint does."""
+
+
+def main(argv=None):
+    return options.run(export, parse(argv), {checkpoint.CheckpointError: '--ckpt ',
+                                             ExportError: '--out '})
+
+
+def export(args):
+    prefix, out = checkpoint.find(args.ckpt), os.path.realpath(args.out)
+    check_place(args, out)
+    check_packages(args.format)
+    # On a GPU TensorFlow multiplies float32 in fewer bits than the check allows for.
+    tf = session.set_up(args.verbose, 'cpu')
+    if args.format == 'tflite' and tf.__version__.startswith('1.'):
+        options.fail(f"--format tflite: TensorFlow {tf.__version__} can't convert this network; "
+                     'TensorFlow 2 can')
+    write, draw = FORMATS[args.format]
+    os.makedirs(os.path.dirname(out), exist_ok=True)
+    with sampler.Sampler(prefix, args.raw) as original, \
+            sampler.Sampler(prefix, args.raw, plain=True) as generator, \
+            tempfile.TemporaryDirectory(prefix='.export-', dir=os.path.dirname(out)) as beside:
+        written = os.path.join(beside, os.path.basename(out))
+        feeds = list(latents(generator))
+        with contextlib.nullcontext() if args.verbose else session.held_back_stderr():
+            try:
+                write(generator, written, args.weights)
+            except (OSError, tf.errors.OpError) as error:
+                why = getattr(error, 'strerror', None) or checkpoint.first_line(error)
+                raise ExportError(f"{args.out}: can't be written ({why})") from error
+            drawn = draw(written, feeds)
+        gap = compare(drawn, [original.run(**feed) for feed in feeds], args)
+        megabytes = size(written) / 1e6
+        replace(written, out, os.path.join(beside, 'before'))
+        if args.format == 'tflite':
+            checkpoint.write_json(out + '.json', facts(generator))
+    print(f"{args.out}: {megabytes:.1f} MB, images differ from the checkpoint's by at most "
+          f'{gap:.1e} of [-1, 1]')
+    return 0
+
+
+# each format: write(generator, path, weights) and draw(path, feeds)
+
+def write_savedmodel(generator, path, weights):
+    import tensorflow.compat.v1 as tf
+    os.makedirs(path)       # so that a place which can't be written is an OSError
+    with generator.sess.graph.as_default():
+        tf.saved_model.simple_save(generator.sess, path, generator.inputs,
+                                   {'images': generator.g})
+    os.makedirs(os.path.join(path, 'assets.extra'))
+    checkpoint.write_json(os.path.join(path, 'assets.extra', 'generator.json'), facts(generator))
+
+
+def draw_savedmodel(path, feeds):
+    import tensorflow.compat.v1 as tf
+    with tf.Graph().as_default() as graph, session.open_session(graph) as sess:
+        signature = tf.saved_model.load(sess, ['serve'], path).signature_def['serving_default']
+        return [sess.run(signature.outputs['images'].name,
+                         {signature.inputs[name].name: value for name, value in feed.items()})
+                for feed in feeds]
+
+
+def write_onnx(generator, path, weights):
+    """Batch norm is folded into the layer before it; between the layers images are [n, c, h, w]."""
+    import onnx
+    import tensorflow.compat.v1 as tf
+    from onnx import TensorProto, helper, numpy_helper
+    nodes, stored = [], []
+
+    def add(kind, *inputs, **attributes):
+        output = attributes.pop('output', f'{kind.lower()}_{len(nodes)}')
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def store(name, array, dtype='float32'):
+        array = np.ascontiguousarray(array, dtype)
+        stored.append(numpy_helper.from_array(array, name))
+        return add('Cast', name, to=TensorProto.FLOAT) if array.dtype == np.float16 else name
+
+    variables = generator.sess.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)
+    arrays = generator.sess.run(checkpoint.by_name(variables))
+    z = generator.z_dim + len(generator.attributes)
+    side = generator.image_size // 16
+
+    h = 'noise'
+    if generator.attributes:
+        h = add('Concat', 'noise', 'labels', axis=1)                    # (n, k + l)
+    kernel, bias = arrays['generator/dense/kernel'], arrays['generator/dense/bias']
+    kernel, bias = folded(kernel.reshape(z, side, side, -1), bias.reshape(side, side, -1),
+                          arrays, 'BatchNorm')
+    h = add('Gemm', h, store('dense/kernel', kernel.transpose(0, 3, 1, 2).reshape(z, -1), weights),
+            store('dense/bias', bias.transpose(2, 0, 1).ravel()))       # (n, 8w·d·d)
+    h = add('Reshape', h, store('dense/shape', [-1, kernel.shape[-1], side, side], 'int64'))
+    for layer, norm in CONVOLUTIONS:
+        h = add('Relu', h)
+        kernel, bias = folded(arrays[f'generator/{layer}/kernel'].transpose(0, 1, 3, 2),
+                              arrays[f'generator/{layer}/bias'], arrays, norm)
+        # TensorFlow's `same` of 5x5 and stride 2: of the three rows too many, one is the first.
+        h = add('ConvTranspose', h, store(f'{layer}/kernel', kernel.transpose(2, 3, 0, 1), weights),
+                store(f'{layer}/bias', bias), strides=[2, 2], pads=[1, 1, 2, 2])    # (n, c, h, w)
+    add('Transpose', add('Tanh', h), perm=[0, 2, 3, 1], output='images')      # (n, 16d, 16d, 3)
+
+    shapes = {name: ['n', *tensor.shape.as_list()[1:]]
+              for name, tensor in dict(generator.inputs, images=generator.g).items()}
+    values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+              for name, shape in shapes.items()}
+    images = values.pop('images')
+    graph = helper.make_graph(nodes, 'generator', list(values.values()), [images], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR)
+    helper.set_model_props(model, {name: value if isinstance(value, str) else json.dumps(value)
+                                   for name, value in facts(generator).items()})
+    onnx.checker.check_model(model, full_check=True)
+    with open(path, 'wb') as f:
+        f.write(model.SerializeToString())
+
+
+def folded(kernel, bias, arrays, norm):
+    """kernel [..., c] and bias [..., c] of a layer that does what batch norm after it does too."""
+    if norm is None:
+        return kernel, bias
+    beta, mean, variance = (arrays[f'generator/{norm}/{name}'].astype(np.float64)
+                            for name in ('beta', 'moving_mean', 'moving_variance'))
+    scale = 1 / np.sqrt(variance + EPSILON)
+    return kernel * scale, (bias - mean) * scale + beta
+
+
+def draw_onnx(path, feeds):
+    import onnxruntime
+    model = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return [model.run(['images'], feed)[0] for feed in feeds]
+
+
+def write_tflite(generator, path, weights):
+    import tensorflow.compat.v1 as tf
+    with generator.sess.graph.as_default():
+        images = tf.identity(generator.g, 'images')
+    converter = tf.lite.TFLiteConverter.from_session(
+        generator.sess, list(generator.inputs.values()), [images])
+    if weights == 'float16':
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    with open(path, 'wb') as f:
+        f.write(converter.convert())
+
+
+def draw_tflite(path, feeds):
+    import tensorflow.compat.v1 as tf
+    model = tf.lite.Interpreter(path)
+    inputs = {tensor['name']: tensor['index'] for tensor in model.get_input_details()}
+    images, = (tensor['index'] for tensor in model.get_output_details())
+    drawn = []
+    for feed in feeds:
+        for name, value in feed.items():
+            model.resize_tensor_input(inputs[name], value.shape)
+        model.allocate_tensors()
+        for name, value in feed.items():
+            model.set_tensor(inputs[name], value)
+        model.invoke()
+        drawn.append(model.get_tensor(images))
+    return drawn
+
+
+FORMATS = {'savedmodel': (write_savedmodel, draw_savedmodel),
+           'onnx': (write_onnx, draw_onnx),
+           'tflite': (write_tflite, draw_tflite)}
+
+
+def facts(generator):
+    """What goes with the file, in whatever form the format has for it."""
+    return {'checkpoint': os.path.basename(generator.prefix), 'averaged': generator.averaged,
+            'attributes': generator.attributes}
+
+
+# the check
+
+def latents(generator):
+    """Yields a batch for each of CHECKED: {name of an input: float32 [n, k]}."""
+    rng = np.random.RandomState(0)
+    for count in CHECKED:
+        feed = {'noise': rng.uniform(-1, 1, (count, generator.z_dim))}
+        if generator.attributes:
+            feed['labels'] = rng.choice([-1, 1], (count, len(generator.attributes)))
+        yield {name: value.astype(np.float32) for name, value in feed.items()}
+
+
+def compare(drawn, wanted, args):
+    """The largest difference of two lists of images; ExportError where it is too large."""
+    if [images.shape for images in drawn] != [images.shape for images in wanted]:
+        raise ExportError(f'{args.out}: not written, since it gives images '
+                          f'{[images.shape for images in drawn]} for batches of {CHECKED}')
+    gaps = np.concatenate([np.abs(a - b) for a, b in zip(drawn, wanted)])
+    limit, share = ALLOWED[args.weights]
+    with np.errstate(invalid='ignore'):
+        within = (gaps <= limit).all(axis=-1).mean()        # what is not finite isn't
+    if within < share:
+        raise ExportError(f"{args.out}: not written, since its images differ from the checkpoint's "
+                          f'by up to {gaps.max():.1e} of [-1, 1], and {1 - within:.2%} of the '
+                          f'pixels by more than {limit:.1e}')
+    return gaps.max()
+
+
+# where it goes
+
+def check_place(args, out):
+    """Ends with a sentence where what is at out is not what this format would replace."""
+    if args.format == 'savedmodel':
+        try:
+            checkpoint.refuse_patterns(out)
+        except checkpoint.CheckpointError as error:
+            options.fail(f'--out {error}')
+        if os.path.isfile(out):
+            options.fail(f'--out {args.out}: is a file; a SavedModel is a folder')
+        found = set(os.listdir(out)) if os.path.isdir(out) else set()
+        if found and not ('saved_model.pb' in found and found <= SAVED_MODEL):
+            options.fail(f'--out {args.out}: is a folder of something else than a SavedModel')
+    elif os.path.isdir(out) or args.out.endswith(os.sep):
+        options.fail(f'--out {args.out}: is a folder; {args.format} is a file')
+
+
+def check_packages(format_):
+    if format_ == 'onnx':
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+        except ImportError as error:
+            options.fail(f'--format onnx: {error}; it takes pip install onnx onnxruntime')
+
+
+def size(path):
+    """Bytes of a file, or of all in a folder."""
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    return sum(os.path.getsize(os.path.join(folder, name))
+               for folder, _, names in os.walk(path) for name in names)
+
+
+def replace(written, out, before):
+    """Moves a file or folder to out; a folder there goes to before."""
+    if not os.path.isdir(out):      # os.replace does it for files
+        os.replace(written, out)
+        return
+    os.replace(out, before)
+    try:
+        os.replace(written, out)
+    except OSError:
+        os.replace(before, out)
+        raise
+
+
+def parse(argv):
+    summary, _, details = __doc__.partition('\n\n')
+    parser = options.Parser(description=summary, epilog=details,
+                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_checkpoint(parser)
+    parser.add_argument('--format', required=True, choices=list(FORMATS),
+                        help='of TensorFlow, of ONNX, or of TensorFlow Lite (LiteRT)')
+    parser.add_argument('--out', required=True, metavar='FILE',
+                        help='what to write, for savedmodel a folder; what is there is replaced '
+                             'once the new one has passed its check')
+    parser.add_argument('--weights', choices=['float32', 'float16'], default='float32',
+                        help='float16: half the size, computed in float32, and some pixels a grey '
+                             'level off; for onnx and tflite (%(default)s)')
+    options.add_verbose(parser)
+    args = parser.parse_args(argv)
+    if args.weights == 'float16' and args.format == 'savedmodel':
+        parser.error('--weights float16: is for --format onnx and tflite')
+    return args
+
+
+if __name__ == '__main__':
+    sys.exit(main())
