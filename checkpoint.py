@@ -107,7 +107,14 @@ def _prefixes(folder):
 
 
 def _files(prefix):
-    return glob.glob(glob.escape(prefix) + '.*')
+    return [path for path in glob.glob(glob.escape(prefix) + '.*')
+            if FILE_ENDINGS.sub('', path) == prefix]
+
+
+def remove(prefix):
+    """Removes a checkpoint's files."""
+    for path in _files(prefix):
+        os.remove(path)
 
 
 def _is_complete(prefix):
@@ -188,7 +195,7 @@ def lock(folder):
     """Keeps other runs out of a folder; CheckpointError, naming the owner, where one is in it.
 
     The lock is the system's, on a file that says who holds it: a run that was killed holds none,
-    whatever file it left. What it left of a checkpoint that it was writing is removed.
+    whatever file it left.
     """
     path = os.path.join(folder, LOCK)
     if fcntl is None:
@@ -212,13 +219,21 @@ def lock(folder):
             file.write(f'process {os.getpid()} on {socket.gethostname()}')
             file.flush()
             try:
-                for left in glob.glob(os.path.join(glob.escape(folder), '*_temp_*')):
-                    shutil.rmtree(left, ignore_errors=True)
                 yield
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(path)
             return
+
+
+def remove_remains(folder, name):
+    """Removes what a run <name> that was killed while it saved has left in its folder and BEST."""
+    left = re.compile(re.escape(name) + r'-\d+\.(json\.part|(index|data-\d{5}-of-\d{5})'
+                      r'\.tempstate\d+)')
+    for place in (folder, os.path.join(folder, BEST)):
+        for file in os.listdir(place) if os.path.isdir(place) else []:
+            if left.fullmatch(file):
+                os.remove(os.path.join(place, file))
 
 
 def save(session, saver, folder, name, step, facts):
@@ -247,17 +262,25 @@ def save(session, saver, folder, name, step, facts):
 def note_figures(prefix, name, figures):
     """Adds figures, a dict with `swd`, to the settings of checkpoint <prefix> of run <name>.
 
-    If none in the folder BEST beside it has a smaller `swd`, it is kept there: its files are
+    If none in the folder BEST beside it has a smaller `swd`, it is first kept there: its files are
     linked where the file system can, and take no room until Saver removes its own.
     """
-    write_json(prefix + '.json', dict(settings(prefix), figures=figures))
+    facts = dict(settings(prefix), figures=figures)
+    _keep_best(prefix, name, facts)
+    write_json(prefix + '.json', facts)
+
+
+def _keep_best(prefix, name, facts):
     folder = os.path.join(os.path.dirname(prefix), BEST)
-    kept = [path for _, path in of_run(folder, name)]
-    if any(settings(path)['figures']['swd'] <= figures['swd'] for path in kept):
+    best = os.path.join(folder, os.path.basename(prefix))
+    others = [path for _, path in of_run(folder, name) if path != best]
+    if any(settings(path)['figures']['swd'] <= facts['figures']['swd'] for path in others):
         return
     os.makedirs(folder, exist_ok=True)
+    write_json(best + '.json', facts)
     # The index last: only with it the others are a checkpoint.
-    for path in sorted(_files(prefix), key=lambda path: path.endswith('.index')):
+    files = [path for path in _files(prefix) if not path.endswith('.json')]
+    for path in sorted(files, key=lambda path: path.endswith('.index')):
         target = os.path.join(folder, os.path.basename(path))
         with contextlib.suppress(FileNotFoundError):
             os.remove(target)
@@ -265,10 +288,12 @@ def note_figures(prefix, name, figures):
             os.link(path, target)
         except OSError:
             shutil.copyfile(path, target)
-    for other in kept:
-        if os.path.basename(other) != os.path.basename(prefix):
-            for path in _files(other):
-                os.remove(path)
+    # All of the others, also of one that a killed run had begun to remove.
+    of_the_run = re.compile(re.escape(name) + r'-\d+')
+    for file in os.listdir(folder):
+        other = FILE_ENDINGS.sub('', file)
+        if of_the_run.fullmatch(other) and other != os.path.basename(prefix):
+            os.remove(os.path.join(folder, file))
 
 
 def save_generator(session, saver, prefix, of):

@@ -323,8 +323,8 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
     count = facts['shape'][0]
     _report(source, count, facts['broken'], path)
     if count < at_least:
-        raise DataError(f'{source.folder}: {count:,} photographs are too few: a step takes '
-                        f'{at_least}')
+        raise DataError(f'{source.folder}: {count:,} photographs are too few: at least '
+                        f'{at_least} are needed')
     names = source.names
     if facts['broken']:
         broken = {name for name, _ in facts['broken']}

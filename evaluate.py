@@ -4,7 +4,7 @@
     python evaluate.py --ckpt model/ --dataset lfw --num 1000           a quick look
     python evaluate.py --dataset celeba --inception classify_image_graph_def.pb --json figures.json
     python evaluate.py --dataset celeba --all --sheet
-    python evaluate.py --dataset celeba --ckpt model/dcgan_celeba_attributes \
+    python evaluate.py --dataset celeba --ckpt model/dcgan_celeba-9000 \
         --labels model/labels.pb                                        does it obey?
 
 Every figure stands beside the floor: the same figure of photographs against other photographs of
@@ -60,7 +60,7 @@ def evaluate(args):
     facts = checkpoint.settings(newest)
     source = data.find(args.dataset, args.data_dir)
     crop = find_crop(args.crop, facts, source, newest)
-    graph_def = args.inception and read_graph(args.inception)
+    graph_def = read_graph(args.inception) if args.inception else None
     if args.labels:
         labels_def, read_on_photographs = read_graph(args.labels), read_labels(args.labels)
         known = checkpoint.labels_of(newest)[0]
@@ -85,7 +85,7 @@ def evaluate(args):
         'resize': 'Pillow BILINEAR', 'images': count, 'floor_images': floor_count,
         'seed': args.seed, 'raw': args.raw,
         'held_out': held_out and {'dataset': held_out[0], 'photographs': len(held_out[1].images)},
-        'network': graph_def and {
+        'network': None if graph_def is None else {
             'file': os.path.basename(args.inception), 'input': args.input, 'output': args.output,
             'sha256': hashlib.sha256(graph_def).hexdigest()}}
     print_protocol(protocol, facts, newest, trained_on_these)
@@ -110,6 +110,8 @@ def evaluate(args):
                              'logits') as logits_of:
                     found = obeyed(prefix, logits_of, list(read_on_photographs), args)
                 evaluated[-1]['attributes'] = found
+                protocol['labels'] = {'file': os.path.basename(args.labels), 'latents': ASKED,
+                                      'sha256': hashlib.sha256(labels_def).hexdigest()}
                 print_obeyed(found, read_on_photographs)
 
     # what is written
@@ -302,7 +304,11 @@ def obeyed(prefix, logits_of, labels, args):
                     generator.draw(latents[start:start + SAMPLES_BATCH],
                                    wanted[start:start + SAMPLES_BATCH])
                     for start in range(0, ASKED, SAMPLES_BATCH)])
-                shares.append(float((logits_of(images)[:, labels.index(name)] > 0).mean()))
+                logits = logits_of(images)
+                if logits.shape[1] != len(labels):
+                    options.fail(f'--labels {args.labels}: reads {logits.shape[1]} labels, '
+                                 f'{args.labels}.json names {len(labels)}')
+                shares.append(float((logits[:, labels.index(name)] > 0).mean()))
             found[name] = {'asked': shares[0], 'not_asked': shares[1],
                            'balanced': (shares[0] + 1 - shares[1]) / 2}
     return found
@@ -341,7 +347,7 @@ def network(tf, graph_def, named, input, output):
     named: the option and the file. The graph takes float images [n, h, w, 3] in [0, 255] and
     scales them itself. Its input is replaced, since the published one takes a single image.
     """
-    if not graph_def:
+    if graph_def is None:
         yield None
         return
     from google.protobuf.message import DecodeError

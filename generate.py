@@ -5,8 +5,8 @@
     python generate.py --interpolate 1 2 --frames 32
     python generate.py --arithmetic "seeds:1,2,3 - 4,5,6 + 7,8,9"
     python generate.py --num 16 --truncate 0.7 --save-latents some.npy
-    python generate.py --ckpt model/dcgan_celeba_attributes --attributes Smiling=1,Male=-1
-    python generate.py --ckpt model/dcgan_celeba_attributes --attribute-sheet
+    python generate.py --ckpt model/dcgan_celeba-9000 --attributes Smiling=1,Male=-1
+    python generate.py --ckpt model/dcgan_celeba-9000 --attribute-sheet
 
 --ckpt takes a folder (its newest checkpoint), a prefix or one of a checkpoint's files, of this
 program or of the original one. The same seed draws the same faces; the face of a seed is the
@@ -82,6 +82,8 @@ def faces(generator, args):
 def attribute_sheet(generator, args):
     """Draws each latent as its labels are, and then with one after the other of them switched."""
     rows, attributes = args.attribute_sheet, generator.attributes
+    if rows * (1 + len(attributes)) > MAX_SHEET:
+        options.fail(f'--attribute-sheet {rows}: a sheet holds at most {MAX_SHEET} faces')
     latents = np.concatenate(list(generator.latents(args.seed, rows)))
     labels = np.repeat(generator.labels(args.seed, rows, args.attributes),
                        1 + len(attributes), axis=0)
@@ -98,7 +100,7 @@ def attribute_sheet(generator, args):
 def interpolate(generator, args):
     """Draws the faces on the way from that of one seed to that of another."""
     ends = [generator.latent(seed) for seed in args.interpolate]
-    labels = same_labels(generator, args.frames, args)
+    labels = same_labels(generator, args.interpolate[0], args.frames, args)
     images = draw_all(generator, slerp(*ends, args.frames), labels, args)
     name = 'interpolate_{}_{}'.format(*args.interpolate)
     if args.separate:
@@ -126,7 +128,8 @@ def arithmetic(generator, args):
     noise = np.random.RandomState(args.seed).uniform(-NEAR, NEAR, (columns - 1, len(result)))
     rows = [*zip(groups, means), (result + noise, result)]
     latents = np.concatenate([[*group, mean] for group, mean in rows])
-    images = draw_all(generator, latents, same_labels(generator, len(latents), args), args)
+    labels = same_labels(generator, args.seed, len(latents), args)
+    images = draw_all(generator, latents, labels, args)
     places = [row * columns + column for row, (group, _) in enumerate(rows)
               for column in [*range(len(group)), columns - 1]]
     cells = np.full((len(rows) * columns,) + images.shape[1:], 255, np.uint8)
@@ -137,9 +140,9 @@ def arithmetic(generator, args):
     write_sheet(args.out, 'arithmetic_seeds' + ''.join(terms).lstrip('+')[:200], cells, columns)
 
 
-def same_labels(generator, count, args):
-    """The first labels of the seed, count times: where only latents are to differ."""
-    return np.repeat(generator.labels(args.seed, 1, args.attributes), count, axis=0)
+def same_labels(generator, seed, count, args):
+    """The first labels of a seed, count times: where only latents are to differ."""
+    return np.repeat(generator.labels(seed, 1, args.attributes), count, axis=0)
 
 
 def draw(generator, batches, labels, args):
@@ -229,6 +232,9 @@ def write_each(folder, name, images, count):
 
 def check_attributes(generator, args):
     """Ends with a sentence where what is asked for is not what the generator knows."""
+    if args.seed and args.latents and not generator.attributes:
+        options.fail(f'--seed has no effect on --latents FILE: {generator.prefix} knows no '
+                     'attributes')
     if not generator.attributes and (args.attributes or args.attribute_sheet):
         option = '--attribute-sheet' if args.attribute_sheet else '--attributes'
         options.fail(f'{option}: {generator.prefix} was trained without --attributes')
@@ -279,14 +285,15 @@ def parse(argv):
     parser.add_argument('--frames', type=options.whole(2, MAX_SHEET), default=16, metavar='N',
                         help='of --interpolate, A and B included (%(default)s)')
     parser.add_argument('--seed', type=seed, default=0, metavar='N',
-                        help='of the noise (%(default)s)')
+                        help='of the noise, and of the attributes that are not asked for '
+                             '(%(default)s)')
     parser.add_argument('--truncate', type=options.share, default=1.0, metavar='T',
                         help='the latents times T, 0 < T <= 1, nearer to the middle of the cube '
                              'they come from: less varied, more typical faces, dull where T is '
                              'small (1)')
     parser.add_argument('--save-latents', metavar='FILE',
                         help='also write the latents of all that is drawn, in reading order, for '
-                             '--latents')
+                             '--latents; attributes are not in them but follow --seed')
     parser.add_argument('--separate', action='store_true',
                         help='one PNG a face instead of a sheet')
     parser.add_argument('--batch-size', type=options.whole(1), default=64, metavar='N',
@@ -298,8 +305,8 @@ def parse(argv):
     args = parser.parse_args(argv)
     if args.frames != parser.get_default('frames') and not args.interpolate:
         parser.error('--frames belongs to --interpolate A B')
-    if args.seed and (args.interpolate or args.latents):
-        parser.error('--seed has no effect on --interpolate A B and --latents FILE')
+    if args.seed and args.interpolate:
+        parser.error('--seed has no effect on --interpolate A B')
     if args.separate and (args.arithmetic or args.attribute_sheet):
         option = '--arithmetic' if args.arithmetic else '--attribute-sheet'
         parser.error(f'--separate: what {option} draws is one picture')

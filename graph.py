@@ -28,8 +28,8 @@ NOISE_HALVED = 1000        # steps after which the standard deviation of instanc
 def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fused_g_steps=0,
           fast_for=None, loss_scale=1, lr_d=None, init='glorot', average=0.0, smooth=0.0,
           instance_noise=0.0, spectral_norm=False, r1=0.0, diffaugment=(), loss='gan',
-          optimizer='adam', beta2=0.999, clip=0.0, gradient_penalty=0.0, norm_d='batch', labels=0,
-          condition='projection'):
+          optimizer='adam', beta2=0.999, clip=0.0, gradient_penalty=0.0, norm_d='batch', d_steps=1,
+          label_count=0, condition='projection'):
     """Builds it in a tf.Graph of its own and returns a Graph.
 
     Both optimizers wait for all update ops, so a run of either moves the moving averages of both
@@ -47,10 +47,11 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
     samples is what G draws in use, with is_training fed False. With average it is what the moving
     average of G's weights draws; its batch statistics are then fitted by start_refit and some runs
     of refit, each of which moves them towards those of a batch of noise (otherwise None). step is
-    fed the number of batches seen where an option asks for it (otherwise None).
+    fed the number of batches that D has seen where an option asks for it (otherwise None).
 
-    labels: how many the faces have; the placeholder of them, float32 [n, labels] of -1 and 1, is
-    fed those of the photographs, which are asked of the drawings too (None where there are none).
+    label_count: how many labels the faces have; the placeholder of them, float32 [n, label_count]
+    of -1 and 1, is fed those of the photographs, which are asked of the drawings too (None where
+    there are none).
     With another loss than `gan` D is a critic: d_real and d_fake are its values, as the logits are.
 
     fast_for: see ops.fast_convolutions. loss_scale: factor of the losses while gradients are
@@ -63,7 +64,9 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         X = tf.placeholder(tf.float32, [None, image_size, image_size, 3], name='X')
         noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
         is_training = tf.placeholder(tf.bool, [], name='is_training')
-        labels = tf.placeholder(tf.float32, [None, labels], name='labels') if labels else None
+        labels = None
+        if label_count:
+            labels = tf.placeholder(tf.float32, [None, label_count], name='labels')
         step = None
         if average or instance_noise or diffaugment or gradient_penalty:
             step = tf.placeholder(tf.int32, [], name='step')
@@ -78,7 +81,8 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
             if diffaugment:
                 images = augment.apply(diffaugment, images, _seed(seed, step, stream))
             if instance_noise:
-                images = _noisy(images, instance_noise, step, _seed(seed, step, 2 + stream))
+                images = _noisy(images, instance_noise, step // d_steps,
+                                _seed(seed, step, 2 + stream))
             with _scope(custom_getter=getter):
                 return models.discriminator(images, training, reuse, width, labels, condition,
                                             norm_d)
@@ -104,7 +108,9 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         vars_g = tf.trainable_variables('generator/')
         optimizer_of_d = OPTIMIZERS[optimizer](lr if lr_d is None else lr_d, beta1, beta2)
         optimizer_of_g = OPTIMIZERS[optimizer](lr, beta1, beta2)
-        moving = tf.train.ExponentialMovingAverage(average, step) if average else None
+        moving = None
+        if average:
+            moving = tf.train.ExponentialMovingAverage(average, step // d_steps)
 
         def minimize_g(loss_g):
             optimizer_g = _minimize(optimizer_of_g, loss_g, vars_g, loss_scale)

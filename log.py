@@ -13,7 +13,7 @@ import pictures
 
 LOSSES = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv
 QUALITY = ['step', 'swd', 'ms_ssim', 'ms_ssim_photographs']               # of quality.csv
-GIF_FRAMES = 100        # at most
+GIF, GIF_FRAMES = 'samples.gif', 100        # frames at most
 
 # What a run is warned of: D's mean opinion of drawings over ROWS rows below D_HAS_WON; MS-SSIM by
 # ALIKE above that of photographs and the lowest so far; SWD WORSE times the lowest so far.
@@ -38,7 +38,8 @@ class Log:
         self.quality_table = _Table(os.path.join(folder, 'quality.csv'), QUALITY,
                                     step if measured_step is None else measured_step)
         self.events = tf.summary.FileWriter(os.path.join(folder, 'events'))
-        self.events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
+        # TensorBoard drops what it has from this step on.
+        self.events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step + 1)
         self.bar = tqdm(total=last_step, initial=step, disable=not sys.stderr.isatty(),
                         bar_format='{desc} · {elapsed} < {remaining}')
         rows, measured = self.loss_table.rows, self.quality_table.rows
@@ -110,8 +111,10 @@ class Log:
         """
         steps = sorted({*range(sample_every, self.last_step, sample_every), self.last_step})
         paths = [path for path in map(self._sheet_path, steps) if os.path.exists(path)]
+        if not paths:
+            return
         places = np.linspace(0, len(paths) - 1, min(len(paths), GIF_FRAMES)).astype(int)
-        pictures.write_gif(os.path.join(self.folder, 'samples.gif'),
+        pictures.write_gif(os.path.join(self.folder, GIF),
                            (pictures.read(paths[i]) for i in places),
                            [200] * (len(places) - 1) + [2000])
 

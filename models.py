@@ -36,8 +36,9 @@ def discriminator(image, is_training, reuse=None, width=64, labels=None, conditi
 
     image: float32 [n, s, s, 3] in [-1, 1], s of IMAGE_SIZES (otherwise ValueError). is_training:
     bool or bool tensor. labels: of the image, or asked for, float32 [n, l] of -1 and 1, or None;
-    seen by `projection` (Miyato & Koyama 2018, eq. 3) or as `maps`, further channels of the image.
-    norm: `batch` or `none`. Returns (sigmoid, logits), both float32 [n, 1]; 1 means a photograph.
+    seen by `projection` (Miyato & Koyama 2018, eq. 3; on the mean over positions, where theirs is
+    the sum, which would begin at ±30 here) or as `maps`, further channels of the image. norm:
+    `batch` or `none`. Returns (sigmoid, logits), both float32 [n, 1]; 1 means a photograph.
     """
     size = _check(image.shape.as_list()[1])
     normalized = {'batch': lambda h: batch_norm(h, is_training), 'none': tf.identity}[norm]

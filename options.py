@@ -45,12 +45,15 @@ def run(program, args, prefixes):
 def terminable(sentence):
     """Within it SIGTERM ends the program as Ctrl-C does: cleanly, with a sentence and code 143."""
     def end(number, frame):
-        print(sentence, file=sys.stderr)
         sys.exit(128 + number)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except SystemExit as stopped:
+        if stopped.code == 128 + signal.SIGTERM:
+            print(sentence, file=sys.stderr)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

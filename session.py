@@ -27,12 +27,11 @@ def set_up(verbose=False, device=None, deterministic=False):
 
     Without verbose its deprecations, processor flags and other log lines are not shown; errors
     are raised as ever. device: `cpu` or `gpu:N`, the only one that TensorFlow then sees.
-    deterministic: whether kernels that may add up in another order each time are kept from use.
+    deterministic: whether kernels that may add up in another order each time are kept from use;
+    TensorFlow 1.15, which can't, has none on a processor that did.
     """
     # Set here, since asking whether there is a GPU would otherwise take all its memory.
     os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
-    if deterministic:
-        os.environ['TF_DETERMINISTIC_OPS'] = '1'        # TensorFlow 1.15's way
     if device:
         os.environ['CUDA_VISIBLE_DEVICES'] = '-1' if device == 'cpu' else device[len('gpu:'):]
     # Importing TensorFlow 2 imports Keras, and that matplotlib, for a quarter of the time; not so

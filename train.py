@@ -20,7 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+import zlib
 
 import numpy as np
 
@@ -46,7 +46,7 @@ DEFAULTS = {
 # Those of them that graph.build is given.
 OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
             'smooth', 'instance_noise', 'spectral_norm', 'r1', 'condition', 'loss', 'optimizer',
-            'beta2', 'clip', 'gradient_penalty', 'norm_d', 'seed')
+            'beta2', 'clip', 'gradient_penalty', 'norm_d', 'd_steps', 'seed')
 # What a loss brings with it, as its paper has it.
 LOSSES = {
     'gan': {},
@@ -76,9 +76,12 @@ def train(args):
     name = f'dcgan_{source.name}'
     samples_dir = args.samples_dir or os.path.join('samples', name)
     with contextlib.ExitStack() as alone:
-        for folder in [] if args.dry_run else dict.fromkeys([args.model_dir, samples_dir]):
-            os.makedirs(folder, exist_ok=True)
-            alone.enter_context(checkpoint.lock(folder))
+        if not args.dry_run:
+            folders = {os.path.realpath(folder): folder for folder in (args.model_dir, samples_dir)}
+            for folder in folders.values():
+                os.makedirs(folder, exist_ok=True)
+                alone.enter_context(checkpoint.lock(folder))
+            checkpoint.remove_remains(args.model_dir, name)
         return train_on(source, name, samples_dir, args)
 
 
@@ -118,17 +121,20 @@ def train_on(source, name, samples_dir, args):
         'labels': checkpoint.labels_to_text(labels[data.rng(seed, 0, 'labels').permutation(
             len(labels))[:KEPT_LABELS]])}
     facts = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
+    if labels is not None:
+        facts['labels_crc32'] = zlib.crc32(labels.tobytes())
     if saved.get('data', facts) != facts:
         options.fail(f'{source.folder} is not what {prefix} was trained on: '
                      f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
-                     'or other pixels')
+                     'or other pixels or labels')
     per_epoch, last_step, end = print_plan(args, source, len(images), step_size, step, saved)
-    if step >= last_step:
+    # A run that was stopped after a checkpoint may have left it unmeasured, its last one without
+    # the GIF.
+    unmeasured = bool(prefix) and 'figures' not in saved
+    gif = os.path.exists(os.path.join(samples_dir, log.GIF))
+    if step >= last_step and gif and not unmeasured:
         print('nothing left to do')
         return 0
-    # A run killed between the two has a checkpoint without its measure: that is made anew.
-    measured_step = step - 1 if prefix and step % args.save_every == 0 else step
-    prepare_folders(args.model_dir, samples_dir, new=not prefix)
     print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
     print(f'{"samples":16} {samples_dir}', flush=True)
 
@@ -143,14 +149,17 @@ def train_on(source, name, samples_dir, args):
     p = graph.build(
         fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
         fast_for=precision if session.has_onednn() and not args.plain_convolutions else None,
-        loss_scale=session.LOSS_SCALES[precision], labels=len(settings['attributes']),
+        loss_scale=session.LOSS_SCALES[precision], label_count=len(settings['attributes']),
         **{key: settings[key] for key in OF_GRAPH})
     with p.graph.as_default():
         saver = tf.train.Saver(max_to_keep=args.max_to_keep)
         variables = checkpoint.by_name(tf.global_variables())
         initializer = tf.global_variables_initializer()
-    there = len(checkpoint.of_run(args.model_dir, name))
-    check_free_space(args, variables, -(-(last_step - step) // args.save_every), there)
+    saves = last_step // args.save_every - step // args.save_every
+    check_free_space(args, variables, saves + bool(last_step % args.save_every),
+                     len(checkpoint.of_run(args.model_dir, name)))
+    if not prefix:
+        move_aside(samples_dir)
     sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
     evaluated_noise = data.noise(seed, 0, EVALUATED, z_dim, 'evaluate')
     reference = images[data.rng(seed, 0, 'evaluate').choice(
@@ -184,7 +193,7 @@ def train_on(source, name, samples_dir, args):
     with session.open_session(p.graph, precision) as sess, stop_signals() as stop, \
             concurrent.futures.ThreadPoolExecutor(1) as ahead, contextlib.closing(
                 log.Log(tf, samples_dir, step, last_step, per_epoch, step_size,
-                        settings['loss'] != 'gan', measured_step)) as records:
+                        settings['loss'] != 'gan', step - unmeasured)) as records:
         if prefix:
             checkpoint.restore(sess, saver, prefix, variables)
             saver.recover_last_checkpoints([path for kept, path in
@@ -229,7 +238,7 @@ def train_on(source, name, samples_dir, args):
 
         # loop
         saved_step = step if prefix else None
-        if measured_step < step:        # it was stopped before the checkpoint was measured
+        if unmeasured:
             measure(prefix)
         next_feeds = ahead.submit(feeds_of, step)
         while step < last_step and not stop:
@@ -277,7 +286,7 @@ def check_free_space(args, variables, saves, there=0):
     there: how many are already.
     """
     kept = min(saves + there, args.max_to_keep or saves + there)
-    more = kept + 2 - there         # the best one, one in the writing
+    more = max(kept - there, 0) + 2         # the best one, one in the writing
     needed = more * sum(4 * v.shape.num_elements() for v in variables.values())
     free = shutil.disk_usage(args.model_dir).free
     if free < needed:
@@ -322,18 +331,29 @@ def starting_point(args, name):
                      'another --model-dir begins anew')
     if args.resume and not kept:
         print(f'no checkpoint {name}-<step> in {args.model_dir} yet: beginning at step 0')
-    if kept:
-        session.set_up(args.verbose, args.device)       # to read them
+    if not kept:
+        return 0, None
+    session.set_up(args.verbose, args.device)       # to read them
+    whole = [is_whole(prefix) for _, prefix in best]
+    for (_, prefix), good in zip(best, whole):
+        if not good:            # mostly the same file as the damaged one
+            checkpoint.remove(prefix)
     for step, prefix in reversed(kept):
-        try:
-            checkpoint.verify(prefix)
+        if is_whole(prefix):
             return step, prefix
-        except checkpoint.CheckpointError as error:
-            print(f'{error}: going on from one before it', file=sys.stderr)
-    if kept:
-        options.fail(f'{args.model_dir}: none of the {len(kept)} checkpoints {name}-<step> is '
-                     'whole')
-    return 0, None
+    options.fail(f'{args.model_dir}: none of the {len(kept)} checkpoints {name}-<step> is whole'
+                 + (f'; a copy of {best[-1][1]} in another --model-dir goes on' if any(whole)
+                    else ''))
+
+
+def is_whole(prefix):
+    """Whether a checkpoint can be read; what keeps it from that is said."""
+    try:
+        checkpoint.verify(prefix)
+    except checkpoint.CheckpointError as error:
+        print(f'{error}: it is not used', file=sys.stderr)
+        return False
+    return True
 
 
 def find_labels(source, attributes):
@@ -365,15 +385,12 @@ def print_plan(args, source, count, step_size, step, saved):
     return per_epoch, last_step, end
 
 
-def prepare_folders(model_dir, samples_dir, new):
-    """Makes sure that they can be written; an earlier run's records are moved aside."""
-    for folder in (model_dir, samples_dir):
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+def move_aside(samples_dir):
+    """Moves an earlier run's records into a folder of their own."""
     mine = [name for name in os.listdir(samples_dir)
             if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events',
                             name)]
-    if new and mine:
+    if mine:
         numbers = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
         aside = next(folder for folder in numbers if not os.path.exists(folder))
         os.mkdir(aside)
@@ -385,6 +402,9 @@ def prepare_folders(model_dir, samples_dir, new):
 def merge_settings(args, saved, prefix):
     """DEFAULTS under the saved settings under recipe and options given; these must not differ."""
     loss = saved.get('loss', args.loss or DEFAULTS['loss'])
+    if loss not in LOSSES:
+        options.fail(f'{prefix} was trained with --loss {loss}, which is none of '
+                     f'{", ".join(LOSSES)}')
     settings = {**DEFAULTS, **LOSSES[loss], **saved}
     given = {key: getattr(args, key) for key in DEFAULTS if getattr(args, key) is not None}
     for key, value in dict(RECIPES[args.recipe], **given).items():
@@ -399,6 +419,9 @@ def merge_settings(args, saved, prefix):
                      'it, tells no probabilities')
     if settings['optimizer'] != 'adam' and {'beta1', 'beta2'} & set(given):
         options.fail(f'--beta1, --beta2: {settings["optimizer"]} has none')
+    if settings['gradient_penalty'] and settings['norm_d'] == 'batch':
+        # It is one on each image's own slope (Gulrajani et al. 2017, section 4).
+        options.fail(f'--gradient-penalty {settings["gradient_penalty"]}: goes with --norm-d none')
     if settings['condition'] != DEFAULTS['condition'] and not settings['attributes']:
         options.fail(f'--condition {settings["condition"]}: goes with --attributes')
     return settings
@@ -412,13 +435,13 @@ def shown(value):
 def stop_signals():
     """A list that Ctrl-C or SIGTERM puts its number into, so that a step is finished and saved.
 
-    A second Ctrl-C ends at once.
+    A second one ends at once.
     """
     stop = []
 
     def note(number, frame):
         if stop:
-            raise KeyboardInterrupt
+            sys.exit(128 + number)
         stop.append(number)
 
     kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

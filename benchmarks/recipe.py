@@ -20,6 +20,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import checkpoint  # noqa: E402
+import train  # noqa: E402
 
 # The original's settings, in the fastest way, with an average that changes nothing of the rest.
 COMMON = {'augment': 'flip', 'fused-step': True, 'precision': 'bfloat16', 'average': 0.999,
@@ -62,7 +63,8 @@ def folder_of(change, args):
 
 def steps_of(change, args):
     settings = dict(COMMON, **CHANGES[change])
-    return args.images // settings['batch-size'] // (5 if 'loss' in settings else 1)
+    d_steps = train.LOSSES[settings.get('loss', 'gan')].get('d_steps', 1)
+    return args.images // (settings['batch-size'] * d_steps)
 
 
 def is_whole(change, args):
@@ -70,7 +72,7 @@ def is_whole(change, args):
     return os.path.exists(os.path.join(folder_of(change, args), last))
 
 
-def train(change, args):
+def run(change, args):
     folder, steps = folder_of(change, args), steps_of(change, args)
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, 'train.log'), 'a') as log:
@@ -136,7 +138,7 @@ def main():
     args = parser.parse_args()
     for change in args.only:
         if not is_whole(change, args):
-            train(change, args)
+            run(change, args)
     print('\n'.join(table([change for change in CHANGES if is_whole(change, args)], args)))
 
 

@@ -33,11 +33,6 @@ def home(tmp_path_factory):
     return home
 
 
-def redness(image):
-    """[n] of a sheet of 32x32 faces."""
-    return image.astype(float).reshape(-1, 32, image.shape[1] // 32, 32, 3).mean((1, 3))[..., 0]
-
-
 def test_faces_have_what_is_asked(home):
     means = {}
     for wish in ('Red=1,Light=1', 'Red=-1,Light=1', 'Red=-1,Light=-1'):
@@ -75,11 +70,21 @@ def test_what_is_not_asked_is_as_in_the_training_set():
 
 
 def test_the_way_between_seeds_keeps_its_labels(home):
-    run('generate.py', '--interpolate', 1, 2, '--frames', 9, '--attributes', 'Red=1', '--out',
-        'way', cwd=home)
-    cells = pixels(home / 'way' / 'interpolate_1_2.png').reshape(3, 32, 3, 32, 3).mean((1, 3))
-    assert (cells[..., 0] - cells[..., 2] > 20).all()
-    assert np.ptp(cells.sum(-1)) < 60
+    for ends in ((1, 2), (2, 1)):
+        run('generate.py', '--interpolate', *ends, '--frames', 9, '--out', 'way', cwd=home)
+        run('generate.py', '--seed', ends[0], '--num', 1, '--out', 'end', cwd=home)
+        way = pixels(home / 'way' / 'interpolate_{}_{}.png'.format(*ends)).astype(int)
+        end = pixels(home / 'end' / f'faces_seed{ends[0]}.png').astype(int)
+        assert np.abs(way[:32, :32] - end).max() <= 1
+        cells = way.reshape(3, 32, 3, 32, 3).mean((1, 3))
+        assert np.ptp(cells[..., 0] - cells[..., 2]) < 60 and np.ptp(cells.sum(-1)) < 60
+
+
+def test_latents_that_were_saved_draw_the_same_with_the_same_seed(home):
+    run('generate.py', '--seed', 5, '--num', 9, '--save-latents', 'five.npy', '--out', 'a',
+        cwd=home)
+    run('generate.py', '--seed', 5, '--latents', 'five.npy', '--out', 'a', cwd=home)
+    assert (pixels(home / 'a' / 'faces_seed5.png') == pixels(home / 'a' / 'faces_five.png')).all()
 
 
 def test_a_generator_passed_on_knows_its_attributes(home):
@@ -122,18 +127,26 @@ def test_what_can_not_be_asked(home, tmp_path):
     _, err = run('train.py', '--dataset', 'celeba', '--resume', '--attributes', 'Red', cwd=home,
                  code=2)
     assert 'was trained with --attributes Red,Light' in err
-    path = home / 'passed' / 'dcgan_celeba.json'
-    facts = json.loads(path.read_text())
+    facts = json.loads((home / 'model' / 'dcgan_celeba-150.json').read_text())
     facts['labels'][3] = '+'
-    path.write_text(json.dumps(facts))
-    assert 'its labels are not those of its attributes' in refused(
-        'generate.py', '--ckpt', 'passed', cwd=home)
+    (tmp_path / 'dcgan-1.json').write_text(json.dumps(facts))
+    with pytest.raises(checkpoint.CheckpointError, match='its labels are not those of its attr'):
+        checkpoint.labels_of(str(tmp_path / 'dcgan-1'))
+    lines = (home / 'datasets' / 'celeba' / 'list_attr_celeba.txt').read_text()
+    try:
+        (home / 'datasets' / 'celeba' / 'list_attr_celeba.txt').write_text(lines.replace(
+            '000007.jpg 1', '000007.jpg -1').replace('000008.jpg -1', '000008.jpg 1'))
+        _, err = run('train.py', '--dataset', 'celeba', '--resume', cwd=home, code=2)
+    finally:
+        (home / 'datasets' / 'celeba' / 'list_attr_celeba.txt').write_text(lines)
+    assert 'is not what ' in err and 'or other pixels or labels' in err
 
 
 def test_a_model_without_attributes_says_so():
     class Plain:
         attributes, prefix = [], 'model/dcgan_lfw'
-    for options in (['--attributes', 'Red=1'], ['--attribute-sheet']):
+    for options in (['--attributes', 'Red=1'], ['--attribute-sheet'],
+                    ['--latents', 'a.npy', '--seed', '3']):
         with pytest.raises(SystemExit):
             generate.check_attributes(Plain, generate.parse(options))
     generate.check_attributes(Plain, generate.parse([]))

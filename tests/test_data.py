@@ -140,7 +140,7 @@ def test_nothing_found(tmp_path, dataset, message):
 
 
 def test_too_few_for_a_batch(tmp_path):
-    with pytest.raises(data.DataError, match='faces: 3 photographs are too few: a step takes 4'):
+    with pytest.raises(data.DataError, match='3 photographs are too few: at least 4 are'):
         load(fill(tmp_path / 'faces', 3), tmp_path, at_least=4)
 
 

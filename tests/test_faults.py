@@ -2,6 +2,7 @@
 
     KILLS=50 python -m pytest tests/test_faults.py -k killed        as many as one likes
 """
+import contextlib
 import json
 import os
 import random
@@ -56,16 +57,21 @@ def assert_same_run(home, whole):
 def test_a_killed_run_ends_as_if_it_had_not_been(whole, tmp_path):
     kills = int(os.environ.get('KILLS', '3'))
     chance = random.Random(int(os.environ.get('SEED', '0')))
-    for _ in range(kills):
+    killed = 0
+    for number in range(kills):
+        # In a step or after one, while a checkpoint is written, measured or the GIF is made.
+        after = 1 + number * 12 // kills + chance.randint(0, 11 // kills)
         process = start(*RUN, cwd=tmp_path)
         for line in process.stdout:
-            if line.startswith('computes in'):
+            if f'step {after}/' in line or (not number and line.startswith('computes in')):
                 break
-        time.sleep(chance.uniform(0, 12))
+        time.sleep(chance.uniform(0, 0.7))
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        killed += process.returncode == -signal.SIGKILL
         if checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy'):
             run('generate.py', '--num', 1, '--out', 'drawn', cwd=tmp_path)
+    assert killed > kills / 2
     run(*RUN, cwd=tmp_path)
     assert_same_run(tmp_path, whole)
 
@@ -90,8 +96,10 @@ def test_resume_falls_back_to_the_checkpoint_before(whole, tmp_path, harm):
         settings.write_text(json.dumps(dict(json.loads(settings.read_text()), format=2)))
     _, err = run(*RUN, cwd=tmp_path)
     assert f'{os.path.join("model", "dcgan_toy-12")}' in err
-    assert ': going on from one before it' in err
+    assert ': it is not used' in err
     assert_same_run(tmp_path, whole)
+    for _, prefix in checkpoint.of_run(str(tmp_path / 'model' / 'best'), 'dcgan_toy'):
+        checkpoint.verify(prefix)
 
 
 def test_where_all_are_damaged_none_is_taken(whole, tmp_path):
@@ -134,11 +142,37 @@ def test_a_signal_before_the_first_step_ends_in_a_sentence(tmp_path, number, cod
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path):
-    left = tmp_path / 'dcgan_toy-4_temp_0123' / 'part-00000-of-00001'
-    left.parent.mkdir()
-    left.write_bytes(b'half')
-    with checkpoint.lock(str(tmp_path)):
-        assert os.listdir(str(tmp_path)) == [checkpoint.LOCK]
+    left = [f'dcgan_toy-4.{ending}' for ending in (
+        'json.part', 'index.tempstate123', 'data-00000-of-00001.tempstate123')]
+    others = ['dcgan_lfw-4.index.tempstate123', 'dcgan_toy-4.index', 'my.json.part', 'notes']
+    for name in left + others:
+        (tmp_path / name).write_bytes(b'half')
+    checkpoint.remove_remains(str(tmp_path), 'dcgan_toy')
+    assert sorted(os.listdir(str(tmp_path))) == others
+
+
+@pytest.mark.parametrize('undone', ['measure', 'gif', 'both'])
+def test_a_run_stopped_at_its_end_is_completed(whole, tmp_path, undone):
+    for folder in ('model', 'samples'):
+        shutil.copytree(str(whole / folder), str(tmp_path / folder))
+    samples = tmp_path / 'samples' / 'dcgan_toy'
+    if undone in ('measure', 'both'):
+        path = tmp_path / 'model' / 'dcgan_toy-12.json'
+        facts = json.loads(path.read_text())
+        del facts['figures']
+        path.write_text(json.dumps(facts))
+        table = (samples / 'quality.csv').read_text().splitlines(True)
+        (samples / 'quality.csv').write_text(''.join(table[:-1]))
+    if undone in ('gif', 'both'):
+        (samples / 'samples.gif').unlink()
+    run(*RUN, cwd=tmp_path)
+    assert_same_run(tmp_path, whole)
+    assert 'nothing left to do' in run(*RUN, cwd=tmp_path)[0]
+
+
+def test_one_folder_for_both_does_not_keep_itself_out(tmp_path):
+    run(*RUN, '--max-steps', 1, '--model-dir', 'out', '--samples-dir', os.path.join('.', 'out'),
+        cwd=tmp_path)
 
 
 def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
@@ -147,6 +181,14 @@ def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.shutil, 'disk_usage',
                         lambda folder: shutil._ntuple_diskusage(0, 0, 20 * 10 ** 6))
     train.check_free_space(args, variables, 3)      # 5 of 4 MB
+    train.check_free_space(args, variables, 100, there=1)
+    with pytest.raises(SystemExit):     # Saver removes one only after it has written one
+        monkeypatch.setattr(train.shutil, 'disk_usage',
+                            lambda folder: shutil._ntuple_diskusage(0, 0, 7 * 10 ** 6))
+        train.check_free_space(args, variables, 3, there=10)
+    assert '7 MB are free, up to 8 are needed for 2' in capsys.readouterr().err
+    monkeypatch.setattr(train.shutil, 'disk_usage',
+                        lambda folder: shutil._ntuple_diskusage(0, 0, 20 * 10 ** 6))
     with pytest.raises(SystemExit):
         train.check_free_space(train.parse(['--model-dir', str(tmp_path)]), variables, 9)
     message = capsys.readouterr().err
@@ -164,9 +206,11 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path):
         process = start(*command, cwd=tmp_path)
         for line in process.stdout:
             if 'step 5/' in line:       # after the first checkpoint
-                (full / 'other').write_bytes(bytes(shutil.disk_usage(str(full)).free - 10 ** 6))
+                with contextlib.suppress(OSError), open(str(full / 'other'), 'wb', 0) as f:
+                    while f.write(bytes(10 ** 6)):
+                        pass
                 break
-        _, err = process.communicate()
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 2, err
         assert err.splitlines()[-1].startswith('error: ') and 'are needed' not in err, err
         step, prefix = checkpoint.of_run(str(full), 'dcgan_toy')[-1]
@@ -182,7 +226,7 @@ def test_a_folder_deleted_under_a_run(tmp_path):
     process = start(*RUN, '--max-steps', 100000, cwd=tmp_path)
     for line in process.stdout:
         if 'step 5/' in line:
-            shutil.rmtree(str(tmp_path / 'samples'))
+            os.rename(str(tmp_path / 'samples'), str(tmp_path / 'away'))      # at once
             break
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2

@@ -244,7 +244,7 @@ def test_the_critic_of_the_penalty_has_no_batch_norm():
                     'discriminator/projection/dense/bias'}),
     ('maps', set())])
 def test_labels_reach_both_networks(condition, added):
-    p = graph.build(labels=3, condition=condition, **SMALL)
+    p = graph.build(label_count=3, condition=condition, **SMALL)
     by_name, plain = variables(p), variables(graph.build(**SMALL))
     assert {name for name in set(by_name) - set(plain) if 'Adam' not in name} == added
     assert by_name['generator/dense/kernel'].shape.as_list() == [103, 2 * 2 * 32]
@@ -298,7 +298,7 @@ def test_initial_kernels_are_normal_where_asked_for():
 @pytest.mark.parametrize('option', [
     {'smooth': 0.1}, {'r1': 1.0}, {'instance_noise': 0.3}, {'average': 0.9},
     {'spectral_norm': True}, {'diffaugment': ['color', 'translation', 'cutout']},
-    {'labels': 3}, {'labels': 3, 'condition': 'maps'}, WGAN, WGAN_GP])
+    {'label_count': 3}, {'label_count': 3, 'condition': 'maps'}, WGAN, WGAN_GP])
 def test_a_fused_step_is_the_separate_runs_with(option, g_steps):
     states = []
     for fused in (False, True):

@@ -550,7 +550,6 @@ def test_truncated_faces_are_less_varied(home, tmp_path):
     (['--arithmetic', '1 + - 2'], "from '+ - 2' on"),
     (['--arithmetic', '1 - man'], "from '- man' on"),
     (['--arithmetic', '4294967296'], '--arithmetic: 4294967296 is not from 0 to 4294967295'),
-    (['--latents', 'a.npy', '--seed', '3'], '--seed has no effect on'),
     (['--truncate', '0'], '--truncate: 0 is not above 0 and up to 1'),
     (['--truncate', '1.1'], '--truncate: 1.1 is not above 0 and up to 1'),
     (['--truncate', 'nan'], '--truncate: nan is not above 0'),
