@@ -30,6 +30,7 @@ CROPS = {'lfw': 150, 'celeba': 178}      # source pixels; in LFW the face then f
 ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
 PARTS = {'train': '0', 'valid': '1', 'test': '2'}      # as list_eval_partition numbers them
 MAX_BROKEN = 0.01                        # share of a set that may be broken
+ORIENTATION = 0x0112                     # EXIF's number of it
 TOY_COUNT = 4000
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)       # the machine's fault, not a file's
 FORMAT = 2                               # of the cache; a change here makes all caches anew
@@ -237,18 +238,22 @@ def square(image, image_size, crop=0):
     The square has crop source pixels a side, at most the shorter side; 0 takes that. EXIF
     orientation is applied, transparency laid on white, 16-bit grey brought to 8 bits.
     """
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    if image.getexif().get(ORIENTATION, 1) != 1:        # else transposing is a copy
+        image = ImageOps.exif_transpose(image)
+    width, height = image.size
+    side = min(width, height, crop or width)
+    left, top = (width - side) // 2, (height - side) // 2
+    if (width, height) != (side, side):
+        image = image.crop((left, top, left + side, top + side))
     if image.mode.startswith('I'):
         grey = np.asarray(image).astype(np.int64)
         image = Image.fromarray((grey.clip(0, 65535) >> 8).astype(np.uint8))
     if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    image = image.convert('RGB')
-    width, height = image.size
-    side = min(width, height, crop or width)
-    left, top = (width - side) // 2, (height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
+    if image.mode != 'RGB':
+        image = image.convert('RGB')
     return np.asarray(image.resize((image_size, image_size), Image.BILINEAR))
 
 
