@@ -16,7 +16,9 @@ import io
 import json
 import os
 import re
+import stat
 import sys
+import warnings
 import zipfile
 import zlib
 
@@ -28,6 +30,10 @@ from options import Progress
 DATASETS = ('lfw', 'celeba', 'toy')
 CROPS = {'lfw': 150, 'celeba': 178}      # source pixels; in LFW the face then fills the frame
 ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+# Told by the content, whatever a file's name ends in. Pillow knows many more, but they are no
+# photographs, and some run other programs: EPS runs Ghostscript.
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')
+MAX_BYTES = 2 ** 27                      # of a photograph's file, which Pillow may read whole
 PARTS = {'train': '0', 'valid': '1', 'test': '2'}      # as list_eval_partition numbers them
 MAX_BROKEN = 0.01                        # share of a set that may be broken
 ORIENTATION = 0x0112                     # EXIF's number of it
@@ -145,25 +151,44 @@ def _partition(folder):
 
 def _walk(folder):
     """Paths below folder of the images, sorted; linked folders are entered once."""
+    def left_out(error):
+        if error.errno in EXHAUSTED:
+            raise error
+        if error.errno != errno.ENOENT:
+            print(f'left out: {_shown(error.filename)} ({error.strerror})', file=sys.stderr)
+
     found, seen = [], set()
-    for top, folders, names in os.walk(folder, followlinks=True):
+    for top, folders, names in os.walk(folder, onerror=left_out, followlinks=True):
         real = os.path.realpath(top)
         folders[:] = [] if real in seen else sorted(f for f in folders if f[0] != '.')
         for name in [] if real in seen else names:
-            path = os.path.join(top, name)
-            if name.lower().endswith(ENDINGS) and name[0] != '.' and os.path.isfile(path):
+            if name.lower().endswith(ENDINGS) and name[0] != '.':
+                path = os.path.join(top, name)
                 found.append(os.path.relpath(path, folder).replace(os.sep, '/'))
         seen.add(real)
     return sorted(found)
 
 
 def _open_file(folder, name):
-    return Image.open(os.path.join(folder, name))
+    path = os.path.join(folder, name)
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):        # to open a pipe is to wait for who writes into it
+        raise OSError('is no file')
+    _check_size(status.st_size)
+    return Image.open(path, formats=FORMATS)
+
+
+def _check_size(size):
+    if size > MAX_BYTES:
+        raise OSError(f'{size:,} bytes are more than {MAX_BYTES:,}')
 
 
 def _stamp_file(folder, name):
-    stat = os.stat(os.path.join(folder, name))
-    return stat.st_size, stat.st_mtime_ns
+    try:
+        status = os.stat(os.path.join(folder, name))
+    except OSError:             # a link to nowhere, say: broken, and reading it says why
+        return ()
+    return status.st_size, status.st_mtime_ns
 
 
 def _celeba_zip(folder, unpacked):
@@ -191,7 +216,10 @@ def _celeba_zip(folder, unpacked):
 
 
 def _open_member(archive, name):
-    return Image.open(io.BytesIO(archive.read(name)))
+    size = archive.getinfo(name).file_size
+    _check_size(size)
+    with archive.open(name) as f:       # archive.read would inflate more than that, if there is
+        return Image.open(io.BytesIO(f.read(size)), formats=FORMATS)
 
 
 def _stamp_member(archive, name):
@@ -341,12 +369,17 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
 def _report(source, good, broken, path):
     """Names the broken photographs; DataError where they are more than MAX_BROKEN."""
     for name, reason in broken[:10]:
-        print(f'left out, broken: {name} ({reason})', file=sys.stderr)
+        print(f'left out, broken: {_shown(name)} ({reason})', file=sys.stderr)
     if len(broken) > MAX_BROKEN * (good + len(broken)):
         raise DataError(f'{source.folder}: {len(broken):,} of {good + len(broken):,} photographs '
                         f'are broken, more than {MAX_BROKEN:.0%}')
     if len(broken) > 10:
         print(f'... and {len(broken) - 10:,} more, all named in {path}.json', file=sys.stderr)
+
+
+def _shown(name):
+    """A file's name for a line of text: one with a line break or an escape sequence in quotes."""
+    return name if name.isprintable() else repr(name)
 
 
 def _read_facts(path):
@@ -375,8 +408,11 @@ def _write_array(source, path, image_size, crop):
     print(f'reading {len(source.names):,} photographs of {source.folder}', file=sys.stderr)
     partial = f'{path}.{os.getpid()}.part'
     try:
-        with Progress(len(source.names), 'photographs') as progress, open(partial, 'wb') as f, \
+        with warnings.catch_warnings(), Progress(len(source.names), 'photographs') as progress, \
+                open(partial, 'wb') as f, \
                 concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            # Pillow itself refuses only what is twice over its limit of 89 million pixels.
+            warnings.simplefilter('error', Image.DecompressionBombWarning)
             # Pillow decodes without the interpreter's lock, so threads do; in portions, as
             # `map` would take the whole list at once.
             for start in range(0, len(source.names), 1024):
