@@ -199,7 +199,9 @@ def _celeba_zip(folder, unpacked):
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), '*.[zZ][iI][pP]'))):
         try:
             archive = zipfile.ZipFile(path)
-        except zipfile.BadZipFile:
+        except Exception as error:      # a damaged directory leads zipfile to more than BadZipFile
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
             if unpacked:
                 continue
             with open(path, 'rb') as f:
@@ -411,6 +413,7 @@ def _write_array(source, path, image_size, crop):
         with warnings.catch_warnings(), Progress(len(source.names), 'photographs') as progress, \
                 open(partial, 'wb') as f, \
                 concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            warnings.simplefilter('ignore')         # those of Pillow name no file
             # Pillow itself refuses only what is twice over its limit of 89 million pixels.
             warnings.simplefilter('error', Image.DecompressionBombWarning)
             # Pillow decodes without the interpreter's lock, so threads do; in portions, as

@@ -60,6 +60,7 @@ def faces(tmp_path, monkeypatch):
 TWO_FRAMES = {'save_all': True, 'append_images': [Image.new('RGB', (40, 30), GREEN)]}
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
+CUT = b'Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0'
 
 
 ODD = {
@@ -71,6 +72,7 @@ ODD = {
     'animated.png': content('PNG', **TWO_FRAMES),
     'animated.webp': content('WEBP', lossless=True, **TWO_FRAMES),
     'turned.jpg': content('JPEG', quality=100, exif=TURNED.tobytes()),
+    'exif cut off.jpg': content('JPEG', quality=100, exif=CUT),
     'no marker at its end.jpg': content('JPEG', quality=100)[:-2] + b'and more',
 }
 NAMES = ['two\nlines.png', '\x1b[31mred.png', os.fsdecode(b'caf\xe9 \xff.png'), 'Grüße 顔.png',
@@ -78,7 +80,7 @@ NAMES = ['two\nlines.png', '\x1b[31mred.png', os.fsdecode(b'caf\xe9 \xff.png'), 
 
 
 @pytest.mark.parametrize('name', [*ODD, *NAMES])
-def test_an_odd_photograph_is_used(tmp_path, name):
+def test_an_odd_photograph_is_used(tmp_path, name, recwarn):
     (tmp_path / 'faces').mkdir()
     (tmp_path / 'faces' / name).write_bytes(ODD.get(name) or content('PNG'))
     photographs = load(tmp_path / 'faces', tmp_path)
@@ -86,7 +88,7 @@ def test_an_odd_photograph_is_used(tmp_path, name):
     assert photographs.images.shape == (1, 8, 8, 3)
     # The first frame of two, and in the whole square.
     assert np.abs(photographs.images[0] - np.array(RED, int)).max() < 4
-    assert load(tmp_path / 'faces', tmp_path).names == [name]
+    assert load(tmp_path / 'faces', tmp_path).names == [name] and not recwarn.list
 
 
 def test_a_link_to_a_photograph_is_one_and_a_folder_may_be_called_like_one(faces, tmp_path):
@@ -220,6 +222,25 @@ def test_a_folder_that_cannot_be_read_is_named(faces, tmp_path, capsys, monkeypa
     number = errno.EMFILE           # the machine's fault, after which all the rest is missing too
     with pytest.raises(OSError, match='Too many open files'):
         data.find(str(faces))
+
+
+@pytest.mark.parametrize('changes', [{6: 99}, {9: 8, 46: 255}, {65: 255}],
+                         ids=['of a later zip', 'a name that is no UTF-8', 'a size too large'])
+def test_a_zip_with_a_damaged_directory_is_none(tmp_path, changes):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr('a.jpg', content('JPEG'))
+    whole = bytearray(file.getvalue())
+    entry = whole.index(b'PK\x01\x02')
+    for place, value in changes.items():
+        whole[entry + place] = value
+    (tmp_path / 'celeba').mkdir()
+    path = tmp_path / 'celeba' / 'img_align_celeba.zip'
+    path.write_bytes(bytes(whole))
+    with pytest.raises(data.DataError, match='zip is no zip archive, or only a part of one'):
+        data.find('celeba', str(tmp_path))
+    (tmp_path / 'celeba' / 'b.jpg').write_bytes(content('JPEG'))
+    assert data.find('celeba', str(tmp_path)).names == ['b.jpg']
 
 
 # memory
