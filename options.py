@@ -117,7 +117,7 @@ def share(text):
 
 def device(text):
     """An argparse type: `cpu` or `gpu:N`."""
-    if not re.fullmatch(r'cpu|gpu:\d+', text):
+    if not re.fullmatch(r'cpu|gpu:[0-9]+', text):
         raise argparse.ArgumentTypeError(f'{text} is neither cpu nor gpu:N')
     return text
 

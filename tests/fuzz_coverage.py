@@ -1,0 +1,240 @@
+"""Feeds the parsers bytes, guided by what code these reach: atheris, on Linux and Python 3.8 on.
+
+    python tests/fuzz_coverage.py --seconds 60 labels
+    python tests/fuzz_coverage.py photographs crash-0123...         what was found, once more
+
+A target takes any bytes and raises where the program would end in a traceback or take what it
+should not; it returns what was made of them, None where they were refused. test_fuzz.py feeds the
+same ones.
+"""
+import argparse
+import contextlib
+import hashlib
+import io
+import os
+import re
+import sys
+import tempfile
+import zipfile
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import numpy as np  # noqa: E402
+
+if __name__ == '__main__':
+    import atheris
+    watched = atheris.instrument_imports(include=['PIL', 'data', 'generate', 'options', 'zipfile'])
+else:                   # test_fuzz.py does without it
+    watched = contextlib.nullcontext()
+with watched:
+    from PIL import Image
+
+    import data  # found by the line above
+    import generate
+    import options
+
+Z_DIM = 3
+NAMES = ['a.jpg', 'b.jpg']
+REFUSED = (argparse.ArgumentTypeError, ValueError)       # what argparse makes a sentence of
+
+
+def write(folder, name, content):
+    path = os.path.join(folder, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, 'wb') as f:
+        f.write(content)
+    return path
+
+
+def text(content):
+    """As the command line decodes its bytes."""
+    return content.decode('utf-8', 'surrogateescape')
+
+
+# targets
+
+def photographs(content, folder):
+    """Any file is a photograph or named as broken."""
+    write(folder, 'faces/x.jpg', content)
+    return load(data.find(os.path.join(folder, 'faces')), 'x.jpg', content, folder)
+
+
+def archive(content, folder):
+    """Any zip holds photographs, good or named as broken, or is refused."""
+    path = write(folder, 'celeba/img_align_celeba.zip', content)
+    try:
+        source = data.find('celeba', folder)
+    except data.DataError as error:
+        assert path in str(error) or os.path.dirname(path) in str(error)
+        return None
+    return load(source, source.names[0], content, folder)
+
+
+def load(source, first, content, folder):
+    # Two files written within one tick of the clock may have the same stamp.
+    source = source._replace(identity=hashlib.sha256(content).hexdigest())
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            found = data.load(source, 8, data_dir=folder)
+        except data.DataError as error:
+            assert 'broken' in str(error)
+            if len(source.names) == 1:
+                assert f'left out, broken: {data._shown(first)} (' in said.getvalue()
+            return None
+    assert found.images[:].shape == (len(source.names), 8, 8, 3) and not found.broken
+    return found
+
+
+def labels(content, folder):
+    """Any list of labels gives -1 and 1 or a DataError, under both of its names."""
+    for ending in ('txt', 'csv'):
+        path = write(folder, f'labels_{ending}/list_attr_celeba.{ending}', content)
+        try:
+            known, values = data.attributes(os.path.dirname(path), NAMES)
+        except data.DataError as error:
+            assert path in str(error)
+            return None
+        assert values.shape == (2, len(known)) and set(values.flat) <= {-1, 1} and known
+    return values
+
+
+def partition(content, folder):
+    """Any list of parts gives numbers of parts or a DataError, under both of its names."""
+    for ending in ('txt', 'csv'):
+        path = write(folder, f'partition_{ending}/list_eval_partition.{ending}', content)
+        try:
+            parts = data._partition(os.path.dirname(path))
+        except data.DataError as error:
+            assert path in str(error)
+            return None
+        assert set(parts.values()) <= set(data.PARTS.values())
+    return parts
+
+
+def latents(content, folder):
+    """Any file holds finite latents or ends in one sentence."""
+    path = write(folder, 'latents.npy', content)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            found = generate.load_latents(path, Z_DIM)
+        except SystemExit as stop:
+            assert stop.code == 2 and said.getvalue().startswith(f'error: --latents {path}: ')
+            assert said.getvalue().count('\n') == 1
+            return None
+    assert found.dtype == np.float32 and found.shape == (len(found), Z_DIM)
+    assert len(found) and np.isfinite(found).all()
+    return found
+
+
+def seeds(content, folder):
+    """Any text is a sum of seeds or refused."""
+    try:
+        terms = generate.sum_of_seeds(text(content))
+    except REFUSED:
+        return None
+    assert terms and all(sign in (-1, 1) and group for sign, group in terms)
+    assert all(0 <= seed < 2 ** 32 for _, group in terms for seed in group)
+    return terms
+
+
+def wishes(content, folder):
+    """Any text asks for attributes or is refused."""
+    try:
+        found = generate.wishes(text(content))
+    except REFUSED:
+        return None
+    assert set(found.values()) <= {-1, 1}
+    return found
+
+
+def numbers(content, folder):
+    """Any text is what the type of an option promises or refused."""
+    taken = None
+    for parse, promise in (
+            (options.whole(2, 9), lambda value: value in range(2, 10)),
+            (generate.seed, lambda value: value in range(2 ** 32)),
+            (options.real(0, 1), lambda value: 0 <= value < 1),
+            (options.share, lambda value: 0 < value <= 1),
+            (options.device, lambda value: re.fullmatch('cpu|gpu:[0-9]+', value)),
+            (options.listed, lambda value: all(value) and len(set(value)) == len(value)),
+            (options.names(NAMES), lambda value: set(value) <= set(NAMES))):
+        try:
+            value = parse(text(content))
+        except REFUSED:
+            continue
+        assert promise(value), value
+        if parse is not options.listed:         # which takes any text
+            taken = parse
+    return taken
+
+
+# what mutations start from
+
+def image(format, **save):
+    pixels = np.random.RandomState(0).randint(0, 256, (9, 12, 3)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format, **save)
+    return file.getvalue()
+
+
+def images():
+    exif = Image.Exif()
+    exif[data.ORIENTATION] = 6
+    palette = Image.new('P', (9, 9), 3)
+    palette.putpalette([9, 99, 199] * 256)
+    file = io.BytesIO()
+    palette.save(file, 'PNG', transparency=3)
+    return [image('JPEG', exif=exif.tobytes()), image('JPEG', progressive=True), image('PNG'),
+            file.getvalue(), image('PNG', exif=exif.tobytes()), image('WEBP'),
+            image('WEBP', lossless=True), image('BMP'), image('GIF')]
+
+
+def archives():
+    """A photograph, stored and deflated."""
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, 'w', method) as zipped:
+            zipped.writestr(zipfile.ZipInfo('a/x.png'), image('PNG'), method)
+        yield file.getvalue()
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+STARTS = {
+    photographs: images(), archive: [*archives()],
+    labels: [b'2\nSmiling Male\na.jpg  1 -1\r\nb.jpg -1 -1\n',
+             b'image_id,Smiling,Male\na.jpg,1,-1\nb.jpg,-1,-1\n'],
+    partition: [b'a.jpg 0\nb.jpg 2\r\n\n', b'image_id,partition\na.jpg,0\nb.jpg,1\n'],
+    latents: [npy(np.ones([2, Z_DIM], kind)) for kind in ('<f4', '>f8', 'f2')],
+    seeds: [b'seeds:1,2,3 - 4,5,6 + 7,8,9', b' +12 , 3-4'],
+    wishes: [b'Smiling=1,Male=-1', b'A = +1 ,, B=1,A=1'],
+    numbers: [b'5', b'0.5', b'1e-3', b'4294967295', b'gpu:1', b'a.jpg,b.jpg', b'cpu'],
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('--seconds', type=int, default=60, metavar='N')
+    parser.add_argument('target', choices=[target.__name__ for target in STARTS])
+    parser.add_argument('found', nargs='*', help='files to feed once instead')
+    args = parser.parse_args()
+    target = next(target for target in STARTS if target.__name__ == args.target)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, start in enumerate(STARTS[target]):
+            write(folder, f'starts/{number}', start)
+        where = args.found or [os.path.join(folder, 'starts'), f'-max_total_time={args.seconds}']
+        fuzzer = os.fork()
+        if not fuzzer:
+            atheris.Setup([sys.argv[0], '-timeout=10', *where],
+                          lambda content: target(content, folder))
+            atheris.Fuzz()              # ends the process, whatever is open
+        status = os.waitpid(fuzzer, 0)[1]
+    sys.exit(status and 'a fault was found: see above')
+
+
+if __name__ == '__main__':
+    main()
