@@ -17,16 +17,29 @@ import checkpoint
 import train
 from test_programs import TOY, refused, rows, run, start
 
-RUN = ['train.py', *TOY, '--max-steps', 12, '--log-every', 1, '--save-every', 4, '--sample-every',
-       3, '--augment', 'flip', '--average', 0.9, '--deterministic', '--resume']
+
+@pytest.fixture(scope='module')
+def command(tmp_path_factory):
+    """A run, its photographs decoded once for all tests."""
+    return ['train.py', *TOY, '--data-dir', tmp_path_factory.mktemp('datasets'), '--max-steps', 12,
+            '--log-every', 1, '--save-every', 4, '--sample-every', 3, '--augment', 'flip',
+            '--average', 0.9, '--deterministic', '--resume']
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
-    """A run that nothing happened to."""
+def whole(command, tmp_path_factory):
+    """The folder of a run that nothing happened to."""
     home = tmp_path_factory.mktemp('whole')
-    run(*RUN, cwd=home)
+    run(*command, cwd=home)
     return home
+
+
+@pytest.fixture
+def another(whole, tmp_path):
+    """A copy of it."""
+    for folder in ('model', 'samples'):
+        shutil.copytree(str(whole / folder), str(tmp_path / folder))
+    return tmp_path
 
 
 def tensors(prefix):
@@ -54,14 +67,14 @@ def assert_same_run(home, whole):
     assert os.listdir(str(home / 'model' / 'best')) == os.listdir(str(whole / 'model' / 'best'))
 
 
-def test_a_killed_run_ends_as_if_it_had_not_been(whole, tmp_path):
+def test_a_killed_run_ends_as_if_it_had_not_been(command, whole, tmp_path):
     kills = int(os.environ.get('KILLS', '3'))
     chance = random.Random(int(os.environ.get('SEED', '0')))
     killed = 0
     for number in range(kills):
         # In a step or after one, while a checkpoint is written, measured or the GIF is made.
         after = 1 + number * 12 // kills + chance.randint(0, 11 // kills)
-        process = start(*RUN, cwd=tmp_path)
+        process = start(*command, cwd=tmp_path)
         for line in process.stdout:
             if f'step {after}/' in line or (not number and line.startswith('computes in')):
                 break
@@ -69,18 +82,14 @@ def test_a_killed_run_ends_as_if_it_had_not_been(whole, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
-        if checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy'):
-            run('generate.py', '--num', 1, '--out', 'drawn', cwd=tmp_path)
+        for _, prefix in checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy'):
+            checkpoint.verify(prefix)
     assert killed > kills / 2
-    run(*RUN, cwd=tmp_path)
+    run(*command, cwd=tmp_path)
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.parametrize('harm', ['truncated', 'flipped', 'index', 'settings', 'newer'])
-def test_resume_falls_back_to_the_checkpoint_before(whole, tmp_path, harm):
-    for folder in ('model', 'samples'):
-        shutil.copytree(str(whole / folder), str(tmp_path / folder))
-    prefix = tmp_path / 'model' / 'dcgan_toy-12'
+def damage(prefix, harm):
     data, index, settings = (prefix.parent / (prefix.name + ending) for ending in (
         '.data-00000-of-00001', '.index', '.json'))
     content = data.read_bytes()
@@ -94,29 +103,41 @@ def test_resume_falls_back_to_the_checkpoint_before(whole, tmp_path, harm):
         settings.write_text('{"settings": ')
     elif harm == 'newer':
         settings.write_text(json.dumps(dict(json.loads(settings.read_text()), format=2)))
-    _, err = run(*RUN, cwd=tmp_path)
-    assert f'{os.path.join("model", "dcgan_toy-12")}' in err
+
+
+@pytest.mark.parametrize('harm', ['truncated', 'flipped', 'index', 'settings', 'newer'])
+def test_a_damaged_checkpoint_is_not_whole(another, capsys, harm):
+    prefix = another / 'model' / 'dcgan_toy-12'
+    assert train.is_whole(str(prefix))
+    damage(prefix, harm)
+    assert not train.is_whole(str(prefix))
+    assert capsys.readouterr().err.startswith(str(prefix))
+
+
+def test_resume_falls_back_to_the_checkpoint_before(command, whole, another):
+    damage(another / 'model' / 'dcgan_toy-12', 'flipped')
+    _, err = run(*command, cwd=another)
+    assert f'{os.path.join("model", "dcgan_toy-12")}: is damaged' in err
     assert ': it is not used' in err
-    assert_same_run(tmp_path, whole)
-    for _, prefix in checkpoint.of_run(str(tmp_path / 'model' / 'best'), 'dcgan_toy'):
+    assert_same_run(another, whole)
+    for _, prefix in checkpoint.of_run(str(another / 'model' / 'best'), 'dcgan_toy'):
         checkpoint.verify(prefix)
 
 
-def test_where_all_are_damaged_none_is_taken(whole, tmp_path):
-    shutil.copytree(str(whole / 'model'), str(tmp_path / 'model'))
-    for name in os.listdir(str(tmp_path / 'model')):
+def test_where_all_are_damaged_none_is_taken(command, another):
+    for name in os.listdir(str(another / 'model')):
         if name.endswith('.index'):
-            (tmp_path / 'model' / name).write_bytes(b'nothing')
-    _, err = run(*RUN, cwd=tmp_path, code=2)
+            (another / 'model' / name).write_bytes(b'nothing')
+    _, err = run(*command, cwd=another, code=2)
     assert 'error: model: none of the 3 checkpoints dcgan_toy-<step> is whole' in err
 
 
-def test_a_second_run_is_kept_out(tmp_path):
-    process = start(*RUN, '--max-steps', 100000, cwd=tmp_path)
+def test_a_second_run_is_kept_out(command, tmp_path):
+    process = start(*command, '--max-steps', 100000, cwd=tmp_path)
     for line in process.stdout:
         if line.startswith('epoch'):
             break
-    message = refused(*RUN, cwd=tmp_path)
+    message = refused(*command, cwd=tmp_path)
     assert f'model: another run trains into it (process {process.pid} on ' in message
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -128,8 +149,9 @@ def test_a_second_run_is_kept_out(tmp_path):
 
 @pytest.mark.parametrize('number, code, sentence', [
     (signal.SIGINT, 130, 'interrupted'), (signal.SIGTERM, 143, 'terminated')])
-def test_a_signal_before_the_first_step_ends_in_a_sentence(tmp_path, number, code, sentence):
-    process = start(*RUN, cwd=tmp_path)
+def test_a_signal_before_the_first_step_ends_in_a_sentence(command, tmp_path, number, code,
+                                                           sentence):
+    process = start(*command, cwd=tmp_path)
     for line in process.stdout:
         if line.startswith('checkpoints'):      # while TensorFlow is imported
             break
@@ -138,7 +160,6 @@ def test_a_signal_before_the_first_step_ends_in_a_sentence(tmp_path, number, cod
     assert process.returncode == code
     assert err.splitlines()[-1] == sentence
     assert os.listdir(str(tmp_path / 'model')) == []
-    run(*RUN, '--max-steps', 1, cwd=tmp_path)
 
 
 def test_what_a_killed_save_left_is_removed(tmp_path):
@@ -151,28 +172,24 @@ def test_what_a_killed_save_left_is_removed(tmp_path):
     assert sorted(os.listdir(str(tmp_path))) == others
 
 
-@pytest.mark.parametrize('undone', ['measure', 'gif', 'both'])
-def test_a_run_stopped_at_its_end_is_completed(whole, tmp_path, undone):
-    for folder in ('model', 'samples'):
-        shutil.copytree(str(whole / folder), str(tmp_path / folder))
-    samples = tmp_path / 'samples' / 'dcgan_toy'
-    if undone in ('measure', 'both'):
-        path = tmp_path / 'model' / 'dcgan_toy-12.json'
-        facts = json.loads(path.read_text())
-        del facts['figures']
-        path.write_text(json.dumps(facts))
-        table = (samples / 'quality.csv').read_text().splitlines(True)
-        (samples / 'quality.csv').write_text(''.join(table[:-1]))
-    if undone in ('gif', 'both'):
-        (samples / 'samples.gif').unlink()
-    run(*RUN, cwd=tmp_path)
-    assert_same_run(tmp_path, whole)
-    assert 'nothing left to do' in run(*RUN, cwd=tmp_path)[0]
+def test_a_run_stopped_at_its_end_is_completed(command, whole, another):
+    samples = another / 'samples' / 'dcgan_toy'
+    path = another / 'model' / 'dcgan_toy-12.json'
+    facts = json.loads(path.read_text())
+    del facts['figures']
+    path.write_text(json.dumps(facts))
+    table = (samples / 'quality.csv').read_text().splitlines(True)
+    (samples / 'quality.csv').write_text(''.join(table[:-1]))
+    (samples / 'samples.gif').unlink()
+    run(*command, cwd=another)
+    assert_same_run(another, whole)
+    assert 'nothing left to do' in run(*command, cwd=another)[0]
 
 
-def test_one_folder_for_both_does_not_keep_itself_out(tmp_path):
-    run(*RUN, '--max-steps', 1, '--model-dir', 'out', '--samples-dir', os.path.join('.', 'out'),
-        cwd=tmp_path)
+def test_one_folder_for_both_does_not_keep_itself_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train, 'train_on', lambda *_: 7)
+    assert train.main(['--dataset', 'toy', '--model-dir', 'out', '--samples-dir', './out/']) == 7
 
 
 def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
@@ -196,13 +213,13 @@ def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='may not mount')
-def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path):
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
     full = tmp_path / 'full'
     full.mkdir()
     if os.system(f'mount -t tmpfs -o size=400m none {full} 2>/dev/null'):
         pytest.skip('may not mount')
     try:
-        command = [*RUN, '--model-dir', str(full), '--max-to-keep', 1]
+        command = [*command, '--model-dir', str(full), '--max-to-keep', 1]
         process = start(*command, cwd=tmp_path)
         for line in process.stdout:
             if 'step 5/' in line:       # after the first checkpoint
@@ -222,8 +239,8 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(tmp_path):
         os.system(f'umount {full}')
 
 
-def test_a_folder_deleted_under_a_run(tmp_path):
-    process = start(*RUN, '--max-steps', 100000, cwd=tmp_path)
+def test_a_folder_deleted_under_a_run(command, tmp_path):
+    process = start(*command, '--max-steps', 100000, cwd=tmp_path)
     for line in process.stdout:
         if 'step 5/' in line:
             os.rename(str(tmp_path / 'samples'), str(tmp_path / 'away'))      # at once
