@@ -6,8 +6,8 @@
 
 All take `noise` [n, z_dim], uniform in [-1, 1], for any n, and give `images` [n, s, s, 3] in
 [-1, 1]; a generator that knows attributes also takes `labels` [n, l] of -1 and 1. The names of the
-attributes are in ONNX's metadata_props, beside the others as JSON: FILE.json for tflite,
-assets.extra/generator.json in a SavedModel's folder.
+attributes are beside it as JSON: FILE.json for onnx and tflite, assets.extra/generator.json in a
+SavedModel's folder; with ONNX in its metadata_props too.
 
 Before it takes its place, what was written draws in its own runtime, TensorFlow's loader,
 onnxruntime or TensorFlow Lite's interpreter, and must draw what the checkpoint does.
@@ -74,7 +74,7 @@ def export(args):
         gap = compare(drawn, [original.run(**feed) for feed in feeds], args)
         megabytes = size(written) / 1e6
         replace(written, out, os.path.join(beside, 'before'))
-        if args.format == 'tflite':
+        if args.format != 'savedmodel':
             checkpoint.write_json(out + '.json', facts(generator))
     print(f"{args.out}: {megabytes:.1f} MB, images differ from the checkpoint's by at most "
           f'{gap:.1e} of [-1, 1]')
@@ -210,7 +210,11 @@ FORMATS = {'savedmodel': (write_savedmodel, draw_savedmodel),
 def facts(generator):
     """What goes with the file, in whatever form the format has for it."""
     return {'checkpoint': os.path.basename(generator.prefix), 'averaged': generator.averaged,
-            'attributes': generator.attributes}
+            'image_size': generator.image_size, 'z_dim': generator.z_dim,
+            'attributes': generator.attributes,
+            # Some of the training set's, from which what is not asked for can be drawn.
+            'labels': [''.join('+' if value > 0 else '-' for value in row)
+                       for row in generator.known_labels if len(row)]}
 
 
 # the check

@@ -116,7 +116,7 @@ def test_what_is_written_draws_as_the_checkpoint_does(format_, tmp_path, monkeyp
     said = capsys.readouterr().out
     assert re.match(r"sub/g: 0\.[12] MB, images differ from the checkpoint's by at most "
                     r'\d\.\de[-+]\d\d of \[-1, 1\]$', said)
-    beside = ['g', 'g.json'] if format_ == 'tflite' else ['g']
+    beside = ['g'] if format_ == 'savedmodel' else ['g', 'g.json']
     assert sorted(os.listdir(str(tmp_path / 'sub'))) == beside
     feeds = list(batches(100))
     images = export.FORMATS[format_][1](str(tmp_path / 'sub' / 'g'), feeds)
@@ -137,19 +137,18 @@ def test_averages_and_labels(format_, raw, asked, tmp_path):
     others = [dict(feed, labels=-feed['labels']) for feed in feeds]
     assert gap(images, export.FORMATS[format_][1](path, others)) > 0.1
 
+    beside = 'g/assets.extra/generator.json' if format_ == 'savedmodel' else 'g.json'
+    known = json.loads((tmp_path / beside).read_text())
+    assert known == {'checkpoint': 'dcgan_celeba-7', 'averaged': not raw, 'image_size': SIZE,
+                     'z_dim': Z, 'attributes': NAMES, 'labels': ['+-', '--', '-+']}
     if format_ == 'onnx':
         import onnx
         model = onnx.load(path)
-        known = {prop.key: prop.value for prop in model.metadata_props}
-        known = dict(known, averaged=json.loads(known['averaged']),
-                     attributes=json.loads(known['attributes']))
+        assert {prop.key: prop.value if prop.key == 'checkpoint' else json.loads(prop.value)
+                for prop in model.metadata_props} == known
         assert [(value.name, [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim])
                 for value in [*model.graph.input, *model.graph.output]] == [
             ('noise', ['n', Z]), ('labels', ['n', 2]), ('images', ['n', SIZE, SIZE, 3])]
-    else:
-        known = json.loads((tmp_path / {'tflite': 'g.json', 'savedmodel':
-                                        'g/assets.extra/generator.json'}[format_]).read_text())
-    assert known == {'checkpoint': 'dcgan_celeba-7', 'averaged': not raw, 'attributes': NAMES}
 
 
 @pytest.mark.parametrize('format_', SINGLE_FILES)
@@ -218,7 +217,7 @@ def test_what_is_there_is_replaced_by_what_passed_only(format_, asked, tmp_path,
     write(format_, path, ckpt=asked)
     write(format_, path)
     found = sorted(os.listdir(str(tmp_path)))
-    assert found == (['g', 'g.json'] if format_ == 'tflite' else ['g'])
+    assert found == (['g'] if format_ == 'savedmodel' else ['g', 'g.json'])
     spoil(monkeypatch, format_, 1e-3)
     failed(capsys, format_, path, ckpt=asked)
     assert sorted(os.listdir(str(tmp_path))) == found
