@@ -1,0 +1,420 @@
+"""web/ in a real browser: what it draws and what its controls do; its numbers are numpy's.
+
+The browser's tests take chromium and chromedriver (or CHROMIUM and CHROMEDRIVER), and the folder
+that web/vendor.py makes: web/vendor/, or the one ONNXRUNTIME_WEB names.
+"""
+import functools
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import chromium
+import export
+import pictures
+import sampler
+from conftest import ROOT
+from test_export import NAMES, asked, missing  # noqa: F401  a fixture
+from test_programs import TINY
+
+WEB = os.path.join(ROOT, 'web')
+PAGE = ['index.html', 'style.css', 'app.js', 'random.js']
+VENDOR = os.environ.get('ONNXRUNTIME_WEB', os.path.join(WEB, 'vendor'))
+NODE = shutil.which('node')
+LACKS = [reason for lack, reason in [
+    (missing('onnx', 'onnxruntime'), 'onnx is not installed'),
+    (not (chromium.CHROMIUM and chromium.DRIVER), 'no chromium and chromedriver'),
+    (not os.path.exists(os.path.join(VENDOR, 'onnxruntime.wasm')),
+     f'{VENDOR} is missing; python web/vendor.py makes it')] if lack]
+in_browser = pytest.mark.skipif(bool(LACKS), reason='; '.join(LACKS))
+OFF = 1         # grey levels that a pixel may be off: sums in another order, then rounded
+
+
+@pytest.mark.skipif(NODE is None, reason='node is not installed')
+def test_random_numbers_are_numpys(tmp_path):
+    seeds = [0, 1, 7, 123456, 2**31, 2**32 - 1, [0, 3050373649], [2**32 - 1, 5], list(range(700))]
+    sizes = [1, 2, 3, 16, 17, 1000, 1024, 2**31 + 1]
+    (tmp_path / 'package.json').write_text('{"type": "module"}')
+    shutil.copy(os.path.join(WEB, 'random.js'), str(tmp_path))
+    (tmp_path / 'all.js').write_text(
+        "import {RandomState} from './random.js';\n"
+        f'console.log(JSON.stringify({json.dumps(seeds)}.map(seed => {{\n'
+        'const random = new RandomState(seed);\n'
+        'return [[...random.uniform(1000)],\n'
+        f'    {json.dumps(sizes)}.map(size => new RandomState(seed).integer(size))];}})));\n')
+    out = subprocess.run([NODE, 'all.js'], cwd=str(tmp_path), check=True, stdout=subprocess.PIPE)
+    for seed, (uniform, integers) in zip(seeds, json.loads(out.stdout.decode())):
+        assert uniform == np.random.RandomState(seed).uniform(-1, 1, 1000).tolist()
+        assert integers == [np.random.RandomState(seed).randint(size, size=1)[0] for size in sizes]
+
+
+def test_a_package_with_another_checksum_is_refused(tmp_path):
+    (tmp_path / 'package.tgz').write_bytes(b'another')
+    for package, sentence in [('package.tgz', 'package.tgz: is not onnxruntime-web@'),
+                              ('none.tgz', 'none.tgz: No such file')]:
+        done = subprocess.run([sys.executable, os.path.join(WEB, 'vendor.py'), package,
+                               '--out', 'vendor'], cwd=str(tmp_path), stderr=subprocess.PIPE)
+        err = done.stderr.decode()
+        assert done.returncode == 2 and err.startswith('error: ' + sentence), err
+        assert err.count('\n') == 1 and not (tmp_path / 'vendor').exists()
+
+
+def test_the_page_names_no_other_host():
+    for name in PAGE:
+        with open(os.path.join(WEB, name), encoding='utf-8') as f:
+            assert not re.search(r'https?:|//[a-z0-9-]+\.[a-z]', f.read()), name
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    """Python's server; what a browser does not ask for again is not kept from the tests."""
+
+    def log_message(self, *_):
+        pass
+
+    def end_headers(self):
+        self.send_header('Cache-Control', 'no-store')
+        super().end_headers()
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory, asked):  # noqa: F811
+    """(folder, address): the page with models in plain/ and asked/, each of them a page too."""
+    folder = tmp_path_factory.mktemp('site')
+    for name, ckpt in [('plain', TINY), ('asked', asked)]:
+        (folder / name).mkdir()
+        for file in PAGE:
+            shutil.copy(os.path.join(WEB, file), str(folder / name))
+        os.symlink(os.path.abspath(VENDOR), str(folder / name / 'vendor'))
+        with pytest.MonkeyPatch.context() as patch:     # export.py hides GPUs, for good
+            patch.setenv('CUDA_VISIBLE_DEVICES', '-1')
+            export.main(['--ckpt', ckpt, '--format', 'onnx', '--out',
+                         str(folder / name / 'generator.onnx')])
+    handler = functools.partial(Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope='module')
+def browser(site):
+    with chromium.Browser(site[0]) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, site):
+    """A function that opens a page and returns the browser once all is drawn."""
+    def opened(path):
+        browser.open('about:blank')         # or another fragment alone would load nothing
+        browser.open(f'{site[1]}/{path}')
+        settled(browser)
+        return browser
+    return opened
+
+
+def until(browser, condition):
+    for _ in range(600):
+        if browser.run(f'return Boolean({condition})'):
+            return
+        time.sleep(0.05)
+    raise AssertionError(browser.run('return document.body.innerText'))
+
+
+def settled(browser):
+    until(browser, "['studio', 'grid'].every(id => document.getElementById(id)"
+                   ".getAttribute('aria-busy') === 'false')")
+
+
+def said(browser, text):
+    until(browser, f"document.getElementById('said').textContent.includes({json.dumps(text)})")
+
+
+def face(browser, canvas='#face'):
+    """uint8 [h, w, 3] of a canvas."""
+    settled(browser)
+    size, values = browser.run(
+        'const canvas = document.querySelector(arguments[0]);'
+        "const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;"
+        'return [canvas.width, Array.from(data)]', canvas)
+    pixels = np.array(values, np.uint8).reshape(size, size, 4)
+    assert (pixels[..., 3] == 255).all()
+    return pixels[..., :3]
+
+
+def wanted(ckpt, seed, truncate=1, **attributes):
+    """What generate.py draws."""
+    with sampler.Sampler(ckpt) as generator:
+        return generator.draw(truncate * generator.latent(seed)[None],
+                              generator.labels(seed, 1, attributes))[0]
+
+
+def gap(a, b):
+    return np.abs(a.astype(int) - b).max()
+
+
+def seed_of(browser):
+    return int(browser.run("return document.getElementById('seed').value"))
+
+
+@in_browser
+@pytest.mark.parametrize('seed', [0, 7, 2**32 - 1])
+def test_the_face_of_a_seed_is_generates(seed, page):
+    browser = page(f'plain/#seed={seed}')
+    assert gap(face(browser), wanted(TINY, seed)) <= OFF
+    assert face(browser).std() > 5
+    assert browser.run("return document.getElementById('notice').innerText") == ''
+
+
+@in_browser
+def test_no_request_leaves(page, site, browser):
+    browser.requests()
+    page('plain/')
+    found = [url for url in browser.requests() if not url.startswith(('about:', 'data:'))]
+    assert f'{site[1]}/plain/vendor/onnxruntime.wasm' in found
+    assert [url for url in found if not url.startswith(site[1] + '/plain/')] == []
+
+
+@in_browser
+def test_new_faces_by_button_and_key(page):
+    browser = page('plain/#seed=7')
+    first = face(browser)
+    browser.click('#new')
+    second, seed = face(browser), seed_of(browser)
+    assert seed != 7 and gap(second, first) > OFF
+    assert gap(second, wanted(TINY, seed)) <= OFF
+    said(browser, f'Face of seed {seed}.')
+    browser.press('n')
+    assert seed_of(browser) not in (7, seed) and gap(face(browser), second) > OFF
+    browser('POST', '/back')
+    assert (seed_of(browser), gap(face(browser), second)) == (seed, 0)
+
+    # In the field the keys are letters, and where they are switched off they do nothing.
+    browser.click('#seed')
+    browser.press('n', 'm')
+    typed = browser.run("return document.getElementById('seed').value")
+    assert sorted(typed) == sorted(f'{seed}nm')
+    browser.press('Enter')
+    said(browser, 'A seed is a number from 0 to 4294967295.')
+    browser.run("document.getElementById('seed').value = '7'")
+    browser.press('Enter')
+    assert gap(face(browser), first) == 0 and browser.run('return location.hash') == '#seed=7'
+    browser.click('#keys')
+    browser.press('n')
+    assert seed_of(browser) == 7
+
+
+@in_browser
+def test_the_square_is_walked_on_gradually(page):
+    browser = page('plain/#seed=7')
+    home = face(browser)
+    browser.run("document.getElementById('pad').focus()")
+    gaps = []
+    for _ in range(3):
+        browser.press('Right')
+        gaps.append(np.abs(face(browser).astype(int) - home).mean())
+    assert 0 < gaps[0] < gaps[1] < gaps[2]
+    said(browser, 'Face of seed 7, moved 0.15 right.')
+    until(browser, "location.hash === '#seed=7&at=0.15,0'")
+    pad = 'return document.getElementById("pad").getAttribute("aria-valuetext")'
+    assert browser.run(pad) == '0.15 right'
+    browser.press('Down')
+    assert browser.run(pad) == '0.15 right, 0.05 down'
+    there = face(browser)
+    browser.press('Home')
+    assert gap(face(browser), home) == 0 and browser.run(pad) == 'in the middle'
+    page('plain/#seed=7&at=0.15,-0.05')
+    assert gap(face(browser), there) == 0
+
+    # To a corner and past it, with the pointer.
+    browser.drag('#pad', (0, 0), (20, -30), (85, -120))
+    assert gap(face(browser), there) > OFF
+    x, y = browser.run("const knob = document.getElementById('knob').style;"
+                       'return [knob.left, knob.top].map(parseFloat)')
+    assert 90 < x < 100 and y == 0        # past the upper edge, at the edge
+
+
+@in_browser
+def test_strength_is_generates_truncate(page):
+    browser = page('plain/#seed=7')
+    home = face(browser)
+    browser.run("document.getElementById('strength').focus()")
+    for _ in range(6):
+        browser.press('Left')
+    assert browser.run("return document.getElementById('strength-value').textContent") == '0.70'
+    assert gap(face(browser), home) > OFF
+    assert gap(face(browser), wanted(TINY, 7, 0.7)) <= OFF
+    said(browser, 'Strength 0.70.')
+    until(browser, "location.hash === '#seed=7&strength=0.7'")
+
+
+@in_browser
+def test_one_of_sixteen_is_chosen(page):
+    browser = page('plain/#seed=7')
+    third = '#grid button:nth-child(3)'
+    chosen = face(browser, f'{third} canvas')
+    browser.click(third)
+    assert gap(face(browser), chosen) == 0
+    seed = seed_of(browser)
+    assert browser.run(f"return document.querySelector('{third}').ariaLabel") == (
+        f'Face of seed {seed}')
+    assert gap(chosen, wanted(TINY, seed)) <= OFF
+    current = ("return Array.from(document.querySelectorAll('#grid button'),"
+               "button => button.getAttribute('aria-current'))")
+    assert browser.run(current) == ['false'] * 2 + ['true'] + ['false'] * 13
+
+    browser.run("document.querySelector('#grid button').focus()")
+    browser.press('Right', 'Down', 'Enter')
+    columns = browser.run("return getComputedStyle(document.getElementById('grid'))"
+                          ".gridTemplateColumns.split(' ').length")
+    assert browser.run(current).index('true') == columns + 1
+    browser.press('m')
+    settled(browser)
+    assert 'true' not in browser.run(current)
+    said(browser, '16 other faces')
+
+
+@in_browser
+def test_attributes_are_asked_for(page, asked):  # noqa: F811
+    browser = page('asked/#seed=3')
+    red, light = NAMES
+    assert gap(face(browser), wanted(asked, 3)) <= OFF
+    drawn = {}
+    for value in ('1', '-1'):
+        browser.click(f'input[name="{red}"][value="{value}"]')
+        drawn[value] = face(browser)
+        assert gap(drawn[value], wanted(asked, 3, **{red: int(value)})) <= OFF
+        until(browser, f"location.hash === '#seed=3&attributes={red}={value}'")
+    said(browser, f'{red}: no.')
+    assert gap(drawn['1'], drawn['-1']) > 10
+    browser.press('Left')       # from no to yes, as radio buttons go
+    assert gap(face(browser), drawn['1']) == 0
+    browser.click(f'input[name="{light}"][value="1"]')
+    both = face(browser)
+    assert gap(both, wanted(asked, 3, Red=1, Light=1)) <= OFF
+    page(f'asked/#seed=3&attributes={red}=1,{light}=1')
+    assert gap(face(browser), both) == 0
+    browser.click(f'input[name="{red}"][value="0"]')
+    assert gap(face(browser), wanted(asked, 3, Light=1)) <= OFF
+
+
+@in_browser
+def test_a_face_is_saved(page, site):
+    browser = page('plain/#seed=11')
+    browser.press('s')
+    said(browser, 'Saved as face_seed11.png.')
+    path = site[0] / 'face_seed11.png'
+    for _ in range(100):
+        if path.exists():
+            break
+        time.sleep(0.1)
+    image = Image.open(io.BytesIO(path.read_bytes()))
+    assert (image.format, image.size) == ('PNG', (512, 512))
+    saved = np.asarray(image.convert('RGB')).astype(int)
+    gaps = [np.abs(saved - Image.fromarray(wanted(TINY, seed)).resize(image.size, Image.BICUBIC))
+            .mean() for seed in (11, 12)]
+    assert gaps[0] < gaps[1] / 3        # 2.8 and 13: browsers have filters of their own
+
+
+@in_browser
+def test_faces_glide_where_motion_is_welcome(page):
+    browser = page('plain/#seed=7')
+    first = face(browser)
+    browser.command('Emulation.setEmulatedMedia', features=[
+        {'name': 'prefers-reduced-motion', 'value': 'no-preference'}])
+    try:
+        between = browser.run(
+            "document.getElementById('new').click();"
+            'await new Promise(done => setTimeout(done, 200));'
+            "return document.getElementById('studio').getAttribute('aria-busy')")
+        assert between == 'true'
+        assert gap(face(browser), wanted(TINY, seed_of(browser))) <= OFF
+        assert gap(face(browser), first) > OFF
+    finally:
+        browser.command('Emulation.setEmulatedMedia', features=[])
+
+
+@in_browser
+def test_nothing_is_wider_than_a_phone_and_everything_has_a_name(page):
+    browser = page('asked/#seed=7')
+    browser.command('Emulation.setDeviceMetricsOverride', width=320, height=640,
+                    deviceScaleFactor=1, mobile=True)
+    try:
+        assert browser.run('return document.documentElement.scrollWidth') <= 320
+        width, height = browser.run('const pad = document.getElementById("pad");'
+                                    'return [pad.offsetWidth, pad.offsetHeight]')
+        assert width == height > 100
+    finally:
+        browser.command('Emulation.clearDeviceMetricsOverride')
+    tree = browser.command('Accessibility.getFullAXTree')['nodes']
+    roles = {}
+    for node in tree:
+        role = node.get('role', {}).get('value')
+        if not node['ignored'] and role in ('button', 'slider', 'textbox', 'radio', 'checkbox',
+                                            'image', 'Canvas', 'img'):
+            assert node.get('name', {}).get('value'), node
+            roles[role] = roles.get(role, 0) + 1
+    assert roles['button'] == 4 + 16 and roles['slider'] == 2 and roles['radio'] == 6
+
+
+@in_browser
+@pytest.mark.parametrize('lost, sentence, command', [
+    ('vendor', 'vendor/ is missing', 'python web/vendor.py'),
+    ('generator.onnx', 'generator.onnx is missing', 'python export.py --ckpt model/dcgan_lfw'),
+    ('generator.onnx.json', 'generator.onnx.json is missing', 'python export.py'),
+    (None, 'This browser has no WebAssembly', '')])
+def test_what_is_missing_is_said(lost, sentence, command, site, browser):
+    folder, address = site
+    script = None
+    if lost:
+        os.rename(str(folder / 'plain' / lost), str(folder / 'lost'))
+    else:
+        script = browser.command('Page.addScriptToEvaluateOnNewDocument',
+                                 source='delete window.WebAssembly')['identifier']
+    try:
+        browser.open('about:blank')
+        browser.open(f'{address}/plain/')
+        until(browser, f"document.getElementById('notice').innerText.includes('{sentence}')")
+        notice = browser.run("return document.getElementById('notice').innerText")
+        assert command in notice and browser.run(
+            "return document.getElementById('studio').hidden")
+    finally:
+        if lost:
+            os.rename(str(folder / 'lost'), str(folder / 'plain' / lost))
+        else:
+            browser.command('Page.removeScriptToEvaluateOnNewDocument', identifier=script)
+
+
+@in_browser
+def test_a_damaged_model_is_said(site, browser):
+    folder, address = site
+    path = folder / 'plain' / 'generator.onnx'
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    try:
+        browser.open('about:blank')
+        browser.open(f'{address}/plain/')
+        until(browser, "document.getElementById('notice').innerText"
+                       ".includes(\"generator.onnx can't be used\")")
+    finally:
+        path.write_bytes(whole)
+
+
+@in_browser
+def test_rounding_is_pictures(browser):
+    values = np.linspace(-1.1, 1.1, 1001).astype(np.float32)
+    found = browser.run('return Array.from(new Uint8ClampedArray('
+                        'Float32Array.from(arguments[0]).map(v => (v + 1) * 127.5)))',
+                        values.tolist())
+    assert gap(np.array(found), pictures.to_uint8(values)) == 0
