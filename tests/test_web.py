@@ -412,6 +412,21 @@ def test_a_damaged_model_is_said(site, browser):
 
 
 @in_browser
+def test_a_model_that_is_not_the_named_one_is_said(site, browser):
+    folder, address = site
+    path = folder / 'plain' / 'generator.onnx.json'
+    whole = path.read_text()
+    path.write_text(json.dumps(dict(json.loads(whole), z_dim=99)))
+    try:
+        browser.open('about:blank')
+        browser.open(f'{address}/plain/')
+        until(browser, "document.getElementById('notice').innerText"
+                       ".includes('The face could not be drawn (')")
+    finally:
+        path.write_text(whole)
+
+
+@in_browser
 def test_rounding_is_pictures(browser):
     values = np.linspace(-1.1, 1.1, 1001).astype(np.float32)
     found = browser.run('return Array.from(new Uint8ClampedArray('

@@ -151,13 +151,16 @@ async function show(glide = false) {
     if (busy) return;
     busy = true;
     $('studio').setAttribute('aria-busy', 'true');
-    while (next) {
-        const {to, glide} = next;
-        next = null;
-        await paint(to, glide && !still.matches);
+    try {
+        while (next) {
+            const {to, glide} = next;
+            next = null;
+            await paint(to, glide && !still.matches);
+        }
+    } finally {
+        busy = false;
+        $('studio').setAttribute('aria-busy', 'false');
     }
-    busy = false;
-    $('studio').setAttribute('aria-busy', 'false');
 }
 
 async function paint(to, glide) {
@@ -425,6 +428,10 @@ window.addEventListener('popstate', () => {
     show(true);
 });
 
+window.addEventListener('unhandledrejection', event => {
+    notice(`The face could not be drawn (${event.reason?.message ?? event.reason}).`);
+});
+
 async function start() {
     await load();
     $('face').width = $('face').height = facts.image_size;
@@ -441,6 +448,6 @@ async function start() {
 }
 
 start().catch(error => {
-    notice(error.message, error.command);
     if (!(error instanceof Sentence)) throw error;
+    notice(error.message, error.command);
 });
