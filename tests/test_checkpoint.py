@@ -183,7 +183,7 @@ def test_save_keeps_settings_beside_what_saver_keeps(tmp_path):
             facts = {'settings': {}, 'data': {}, 'step': step, 'epoch': 0.5}
             prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', step, facts)
     assert prefix == str(tmp_path / 'dcgan_toy-3')
-    assert checkpoint.settings(prefix) == facts
+    assert checkpoint.settings(prefix) == dict(facts, format=checkpoint.FORMAT)
     assert sorted(os.listdir(str(tmp_path))) == ['checkpoint'] + [
         f'dcgan_toy-{step}.{ending}' for step in (2, 3)
         for ending in ('data-00000-of-00001', 'index', 'json')] + ['dcgan_toy-notes.json']

@@ -323,7 +323,7 @@ def test_a_sheet_of_what_d_sees(tmp_path):
     (['--dataset', 'nowhere'], '--dataset nowhere: neither lfw, celeba, toy nor a folder'),
     (['--dataset', 'toy', '--image-size', '50'], 'argument --image-size: invalid choice'),
     (['--dataset', 'toy', '--batch-size', '0'], 'argument --batch-size: 0 is not from 1 to'),
-    (['--dataset', 'toy', '--batch-size', '5000'], 'too few: a step takes 5000'),
+    (['--dataset', 'toy', '--batch-size', '5000'], 'too few: at least 5000 are needed'),
     (['--dataset', 'toy', '--lr', 'fast'], 'argument --lr: invalid number value'),
     (['--dataset', 'toy', '--augment', 'flip,spin'], 'argument --augment: spin is none of flip'),
     (['--dataset', 'toy', '--samples-dir', 'file'], 'file: File exists'),
