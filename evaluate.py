@@ -359,10 +359,10 @@ def network(tf, graph_def, named, input, output):
     if not frozen.node:
         options.fail(f'{named}: is no frozen graph, or damaged')
     names = {node.name for node in frozen.node}
-    for option, name in (('input', input), ('output', output)):
+    for name in (input, output):
         name = name.partition(':')[0]
         if name not in names:
-            options.fail(f'{named}: has no --{option} {name}; it {contents(frozen)}')
+            options.fail(f'{named}: has no {name}; it {contents(frozen)}')
     with tf.Graph().as_default() as graph:
         images = tf.placeholder(tf.float32, [None, None, None, 3])
         try:

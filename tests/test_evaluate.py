@@ -222,8 +222,8 @@ def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
     (['--inception', 'all.txt'], '--inception all.txt: is no frozen graph, or damaged'),
     (['--inception', 'half.pb'], '--inception half.pb: is no frozen graph, or damaged'),
     (['--inception', 'network.pb', '--input', 'image:0'],
-     '--input image: not in network.pb, which takes ExpandDims, unused and ends in pool_3, unused'),
-    (['--inception', 'network.pb', '--output', 'fc'], '--output fc: not in network.pb'),
+     'network.pb: has no image; it takes ExpandDims, unused and ends in pool_3, unused'),
+    (['--inception', 'network.pb', '--output', 'fc'], 'network.pb: has no fc; it takes'),
     (['--inception', 'network.pb', '--output', 'pool_3:7'], '--inception network.pb: '),
     (['--ckpt', os.path.join(ROOT, 'model', 'dcgan_lfw'), '--all'], 'belongs to no run'),
 ])
