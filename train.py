@@ -57,7 +57,8 @@ LOSSES = {
                 'norm_d': 'none'}}
 RECIPES = {
     'original': {},
-    'best': {'augment': ['flip'], 'average': 0.999}}        # docs/recipe.md has the comparison
+    # docs/recipe.md has the comparison.
+    'best': {'augment': ['flip'], 'average': 0.999, 'spectral_norm': True}}
 DIFFAUGMENT = ('color', 'translation', 'cutout')
 EVALUATED = 512         # images that a checkpoint is measured by
 REFITS = 30             # batches of noise that averaged weights' batch statistics are fitted to

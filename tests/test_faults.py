@@ -17,6 +17,10 @@ import checkpoint
 import train
 from test_programs import TOY, refused, rows, run, start
 
+costly = pytest.mark.skipif(
+    tf.__version__.startswith('1.') and 'KILLS' not in os.environ,
+    reason='four minutes on TensorFlow 1.15; KILLS=3 has it run')
+
 
 @pytest.fixture(scope='module')
 def command(tmp_path_factory):
@@ -67,6 +71,7 @@ def assert_same_run(home, whole):
     assert os.listdir(str(home / 'model' / 'best')) == os.listdir(str(whole / 'model' / 'best'))
 
 
+@costly
 def test_a_killed_run_ends_as_if_it_had_not_been(command, whole, tmp_path):
     kills = int(os.environ.get('KILLS', '3'))
     chance = random.Random(int(os.environ.get('SEED', '0')))
@@ -114,6 +119,7 @@ def test_a_damaged_checkpoint_is_not_whole(another, capsys, harm):
     assert capsys.readouterr().err.startswith(str(prefix))
 
 
+@costly
 def test_resume_falls_back_to_the_checkpoint_before(command, whole, another):
     damage(another / 'model' / 'dcgan_toy-12', 'flipped')
     _, err = run(*command, cwd=another)
@@ -172,6 +178,7 @@ def test_what_a_killed_save_left_is_removed(tmp_path):
     assert sorted(os.listdir(str(tmp_path))) == others
 
 
+@costly
 def test_a_run_stopped_at_its_end_is_completed(command, whole, another):
     samples = another / 'samples' / 'dcgan_toy'
     path = another / 'model' / 'dcgan_toy-12.json'
@@ -212,6 +219,7 @@ def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
     assert f'{tmp_path}: 20 MB are free, up to 28 are needed for 7 checkpoints' in message
 
 
+@costly
 @pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='may not mount')
 def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
     full = tmp_path / 'full'
@@ -239,6 +247,7 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
         os.system(f'umount {full}')
 
 
+@costly
 def test_a_folder_deleted_under_a_run(command, tmp_path):
     process = start(*command, '--max-steps', 100000, cwd=tmp_path)
     for line in process.stdout:
