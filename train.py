@@ -441,6 +441,8 @@ def stop_signals():
     stop = []
 
     def note(number, frame):
+        if stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
         if stop:
             sys.exit(128 + number)
         stop.append(number)
