@@ -61,6 +61,7 @@ def evaluate(args):
     source = data.find(args.dataset, args.data_dir)
     crop = find_crop(args.crop, facts, source, newest)
     graph_def = read_graph(args.inception) if args.inception else None
+    labels_def = None
     if args.labels:
         labels_def, read_on_photographs = read_graph(args.labels), read_labels(args.labels)
         known = checkpoint.labels_of(newest)[0]
@@ -87,12 +88,16 @@ def evaluate(args):
         'held_out': held_out and {'dataset': held_out[0], 'photographs': len(held_out[1].images)},
         'network': None if graph_def is None else {
             'file': os.path.basename(args.inception), 'input': args.input, 'output': args.output,
-            'sha256': hashlib.sha256(graph_def).hexdigest()}}
+            'sha256': hashlib.sha256(graph_def).hexdigest()},
+        'labels': None if labels_def is None else {
+            'file': os.path.basename(args.labels), 'latents': ASKED,
+            'sha256': hashlib.sha256(labels_def).hexdigest()}}
     print_protocol(protocol, facts, newest, trained_on_these)
 
     # the photographs' side, then each checkpoint's
     with network(tf, graph_def, f'--inception {args.inception}', args.input,
-                 args.output) as features_of:
+                 args.output) as features_of, network(
+                     tf, labels_def, f'--labels {args.labels}', 'images', 'logits') as logits_of:
         real, floor = photographs_side(photographs, protocol, features_of)
         if held_out:
             copies_of, floor['copies'] = copies_side(photographs, held_out[1], args)
@@ -105,13 +110,9 @@ def evaluate(args):
             evaluated.append({'checkpoint': prefix, 'figures': figures,
                               'step': checkpoint.settings(prefix).get('step')})
             print_figures(prefix, figures, floor)
-            if args.labels:
-                with network(tf, labels_def, f'--labels {args.labels}', 'images',
-                             'logits') as logits_of:
-                    found = obeyed(prefix, logits_of, list(read_on_photographs), args)
+            if logits_of:
+                found = obeyed(prefix, logits_of, list(read_on_photographs), args)
                 evaluated[-1]['attributes'] = found
-                protocol['labels'] = {'file': os.path.basename(args.labels), 'latents': ASKED,
-                                      'sha256': hashlib.sha256(labels_def).hexdigest()}
                 print_obeyed(found, read_on_photographs)
 
     # what is written
