@@ -7,6 +7,7 @@ import contextlib
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -38,7 +39,8 @@ def set_up(verbose=False, device=None, deterministic=False):
     # for the older Keras, which comes separately.
     os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
     if verbose:
-        import tensorflow.compat.v1 as tf
+        with signals_put_off():
+            import tensorflow.compat.v1 as tf
     else:
         os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
@@ -46,7 +48,7 @@ def set_up(verbose=False, device=None, deterministic=False):
         # TensorFlow 1.15 reads the variable in time, and may have to say that the processor is
         # too old before it aborts.
         old = sys.version_info < (3, 8)
-        with contextlib.nullcontext() if old else held_back_stderr():
+        with signals_put_off(), contextlib.nullcontext() if old else held_back_stderr():
             import tensorflow.compat.v1 as tf
         tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
@@ -107,6 +109,24 @@ def open_session(graph, precision='float32'):
     if precision in REWRITERS:
         setattr(config.graph_options.rewrite_options, REWRITERS[precision], REWRITER_ON)
     return tf.Session(graph=graph, config=config)
+
+
+@contextlib.contextmanager
+def signals_put_off():
+    """Lets Ctrl-C and SIGTERM come at the end of the block only.
+
+    While TensorFlow is imported an exception from outside may end as another one, or nowhere.
+    """
+    came = []
+    kept = {number: signal.signal(number, lambda number, frame: came.append(number))
+            for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            os.kill(os.getpid(), number)
 
 
 @contextlib.contextmanager
