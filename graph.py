@@ -14,7 +14,7 @@ import ops
 Graph = collections.namedtuple('Graph', [
     'graph', 'X', 'noise', 'labels', 'is_training', 'step', 'g', 'd_real', 'd_real_logits',
     'd_fake', 'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g',
-    'samples', 'start_refit', 'refit'])
+    'samples', 'start_refit', 'refit', 'stop', 'stopping'])
 
 INITIALIZERS = {
     'glorot': None,                                         # get_variable's own, as tf.layers
@@ -29,7 +29,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
           fast_for=None, loss_scale=1, lr_d=None, init='glorot', average=0.0, smooth=0.0,
           instance_noise=0.0, spectral_norm=False, r1=0.0, diffaugment=(), loss='gan',
           optimizer='adam', beta2=0.999, clip=0.0, gradient_penalty=0.0, norm_d='batch', d_steps=1,
-          label_count=0, condition='projection'):
+          label_count=0, condition='projection', workers=None, sync_batch_norm=False):
     """Builds it in a tf.Graph of its own and returns a Graph.
 
     Both optimizers wait for all update ops, so a run of either moves the moving averages of both
@@ -54,12 +54,20 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
     there are none).
     With another loss than `gan` D is a critic: d_real and d_fake are its values, as the logits are.
 
+    workers: a cluster.Cluster, all of whose gradients are averaged, as are the losses, d_real and
+    d_fake, which are scalars then. Batch norm's statistics are those of this worker's share, their
+    moving averages averaged; with sync_batch_norm they are those of all shares. stop, a bool that
+    each worker feeds, makes stopping positive on all (None without workers).
+
     fast_for: see ops.fast_convolutions. loss_scale: factor of the losses while gradients are
     computed, for float16. The others are train.py's options of these names.
     """
     graph = tf.Graph()
-    with graph.as_default(), ops.fast_convolutions(fast_for), _scope(
-            initializer=INITIALIZERS[init]):
+    share, shares = (workers.task, workers.size) if workers else (0, 1)
+    with graph.as_default(), tf.device(workers and workers.device), \
+            ops.fast_convolutions(fast_for), \
+            ops.shared_statistics(sync_batch_norm and workers.shared_mean, shares), \
+            _scope(initializer=INITIALIZERS[init]):
         tf.set_random_seed(seed)
         X = tf.placeholder(tf.float32, [None, image_size, image_size, 3], name='X')
         noise = tf.placeholder(tf.float32, [None, z_dim], name='noise')
@@ -71,6 +79,10 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         if average or instance_noise or diffaugment or gradient_penalty:
             step = tf.placeholder(tf.int32, [], name='step')
 
+        def seed_of(stream):
+            """For TensorFlow's stateless random numbers, which are a function of it."""
+            return tf.stack([seed, 8 * (step * shares + share) + stream])
+
         # Without a tf.cond at each batch norm a fused step takes 2 % less time.
         training = True if fused_g_steps else is_training
 
@@ -79,10 +91,9 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
 
         def discriminator(images, stream, getter, reuse=None):
             if diffaugment:
-                images = augment.apply(diffaugment, images, _seed(seed, step, stream))
+                images = augment.apply(diffaugment, images, seed_of(stream))
             if instance_noise:
-                images = _noisy(images, instance_noise, step // d_steps,
-                                _seed(seed, step, 2 + stream))
+                images = _noisy(images, instance_noise, step // d_steps, seed_of(2 + stream))
             with _scope(custom_getter=getter):
                 return models.discriminator(images, training, reuse, width, labels, condition,
                                             norm_d)
@@ -100,7 +111,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         loss_g = loss_of_g(d_fake_logits)
         objective_d = loss_d + r1 * losses.r1(d_real_logits, X) if r1 else loss_d
         if gradient_penalty:
-            mixed = _mixed(X, g, _seed(seed, step, 4))
+            mixed = _mixed(X, g, seed_of(4))
             _, logits = discriminator(mixed, 0, getter, reuse=True)
             objective_d += gradient_penalty * losses.gradient_penalty(logits, mixed)
 
@@ -113,7 +124,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
             moving = tf.train.ExponentialMovingAverage(average, step // d_steps)
 
         def minimize_g(loss_g):
-            optimizer_g = _minimize(optimizer_of_g, loss_g, vars_g, loss_scale)
+            optimizer_g = _minimize(optimizer_of_g, loss_g, vars_g, loss_scale, workers)
             if not average:
                 return optimizer_g
             with tf.control_dependencies([optimizer_g]):
@@ -121,7 +132,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
 
         with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
             with tf.control_dependencies(tf.get_collection(ops.SPECTRAL_UPDATES)):
-                optimizer_d = _minimize(optimizer_of_d, objective_d, vars_d, loss_scale)
+                optimizer_d = _minimize(optimizer_of_d, objective_d, vars_d, loss_scale, workers)
             if clip:
                 with tf.control_dependencies([optimizer_d]):
                     optimizer_d = _clip(vars_d, clip)
@@ -141,11 +152,20 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
                 with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:]):
                     optimizer_g = minimize_g(loss_g)
 
+        stop = stopping = None
+        if workers:
+            optimizer_d, optimizer_g = (_agree(workers, op) for op in (optimizer_d, optimizer_g))
+            stop = tf.placeholder(tf.bool, [], name='stop')
+            loss_d, d_real, d_fake, stopping = workers.mean([
+                loss_d, tf.reduce_mean(d_real), tf.reduce_mean(d_fake), tf.cast(stop, tf.float32)])
+            loss_g, = workers.mean([loss_g])
+
         start_refit = refit = None
         if average:
             averages, start_refit = _averages(moving, vars_g)
             done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
-            with _scope(reuse=True, custom_getter=lambda getter, name, **_: averages[name]):
+            with ops.shared_statistics(None), _scope(
+                    reuse=True, custom_getter=lambda getter, name, **_: averages[name]):
                 generator(True)
                 samples = generator(False)
             refit = tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:])
@@ -154,7 +174,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
                 samples = generator(False)
     return Graph(graph, X, noise, labels, is_training, step, g, d_real, d_real_logits, d_fake,
                  d_fake_logits, loss_d, loss_g, vars_d, vars_g, optimizer_d, optimizer_g, samples,
-                 start_refit, refit)
+                 start_refit, refit, stop, stopping)
 
 
 def _scope(**options):
@@ -162,22 +182,33 @@ def _scope(**options):
     return tf.variable_scope(tf.get_variable_scope(), **options)
 
 
-def _minimize(optimizer, loss, variables, loss_scale):
-    if loss_scale == 1:
+def _minimize(optimizer, loss, variables, loss_scale, workers):
+    if loss_scale == 1 and not workers:
         return optimizer.minimize(loss, var_list=variables)
-    gradients = optimizer.compute_gradients(loss * loss_scale, variables)
-    return optimizer.apply_gradients([(gradient / loss_scale, v) for gradient, v in gradients])
+    gradients = [gradient for gradient, _ in
+                 optimizer.compute_gradients(loss * loss_scale, variables)]
+    if workers:
+        for gradient, v in zip(gradients, variables):
+            gradient.set_shape(v.shape)         # TensorFlow 1.15 does not know all of them
+        gradients = workers.mean(gradients)
+    return optimizer.apply_gradients([(gradient / loss_scale, v)
+                                      for gradient, v in zip(gradients, variables)])
+
+
+def _agree(workers, done):
+    """After the op done: what the networks keep beside their weights is averaged over workers."""
+    with tf.control_dependencies([done]):
+        kept = [v for network in ('discriminator/', 'generator/')
+                for v in tf.global_variables(network)
+                if v.op.name.endswith(('/moving_mean', '/moving_variance', '/u'))]
+        means = workers.mean([v.read_value() for v in kept])
+        return tf.group(*[v.assign(mean, read_value=False) for v, mean in zip(kept, means)])
 
 
 def _clip(variables, limit):
     """Brings all of their values into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
     return tf.group(*[v.assign(tf.clip_by_value(v.read_value(), -limit, limit), read_value=False)
                       for v in variables])
-
-
-def _seed(seed, step, stream):
-    """For TensorFlow's stateless random numbers, which are a function of it."""
-    return tf.stack([seed, 8 * step + stream])
 
 
 def _noisy(images, stddev, step, seed):

@@ -1,8 +1,10 @@
 """What a run shows and writes: status line, tables, TensorBoard's events, sheets, warnings."""
 import collections
 import csv
+import itertools
 import math
 import os
+import re
 import sys
 import time
 
@@ -18,6 +20,20 @@ GIF, GIF_FRAMES = 'samples.gif', 100        # frames at most
 # What a run is warned of: D's mean opinion of drawings over ROWS rows below D_HAS_WON; MS-SSIM by
 # ALIKE above that of photographs and the lowest so far; SWD WORSE times the lowest so far.
 ROWS, D_HAS_WON, ALIKE, WORSE = 20, 0.02, 0.15, 2.0
+
+
+def move_aside(samples_dir):
+    """Moves an earlier run's records in it into a folder of their own."""
+    mine = [name for name in os.listdir(samples_dir)
+            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events',
+                            name)]
+    if mine:
+        numbers = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
+        aside = next(folder for folder in numbers if not os.path.exists(folder))
+        os.mkdir(aside)
+        for name in mine:
+            os.rename(os.path.join(samples_dir, name), os.path.join(aside, name))
+        print(f'an earlier run\'s records in {samples_dir} are now in {aside}')
 
 
 class Log:

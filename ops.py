@@ -30,6 +30,7 @@ FEW_CHANNELS = 4
 SPECTRAL_UPDATES = 'spectral_updates'
 
 _fast_for = None        # set by fast_convolutions
+_shared = None          # set by shared_statistics
 
 
 def lrelu(x, leak=0.2):
@@ -95,6 +96,21 @@ def fast_convolutions(precision):
         yield
     finally:
         _fast_for = before
+
+
+@contextlib.contextmanager
+def shared_statistics(mean, shares=1):
+    """Within it, batch norm's training statistics are those of a batch of which x is a share.
+
+    mean: gives a tensor's mean over all shares, of one size, with a gradient; None for statistics
+    of x alone, as outside. shares: how many there are.
+    """
+    global _shared
+    before, _shared = _shared, mean and (mean, shares)
+    try:
+        yield
+    finally:
+        _shared = before
 
 
 def spectral_norm():
@@ -321,7 +337,11 @@ def batch_norm(x, is_training, decay=0.9, center=True, scale=False, epsilon=0.00
         moving_variance = _variable('moving_variance', shape, tf.ones_initializer(),
                                     trainable=False, collections=model)
 
+        shared = _shared
+
         def with_batch_statistics():
+            if shared:
+                return _shared_batch_norm(x, gamma, beta, epsilon, *shared)
             return tf.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon, is_training=True)
 
         def with_moving_averages():
@@ -340,6 +360,16 @@ def batch_norm(x, is_training, decay=0.9, center=True, scale=False, epsilon=0.00
             _move(moving_variance, variance, rate)
         y.set_shape(x.shape)
         return y
+
+
+def _shared_batch_norm(x, gamma, beta, epsilon, mean_of_shares, shares):
+    """What fused_batch_norm gives in training, for a batch of which x is one of the shares."""
+    mean, variance = tf.nn.moments(x, [0, 1, 2])
+    mean, squares = tf.unstack(mean_of_shares(tf.stack([mean, variance + mean * mean])))
+    variance = squares - mean * mean
+    y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
+    count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * shares, tf.float32)
+    return y, mean, variance * count / (count - 1)
 
 
 def _move(average, value, rate):

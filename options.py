@@ -122,6 +122,18 @@ def device(text):
     return text
 
 
+def addresses(text):
+    """An argparse type: comma-separated host:port, at least two, each once."""
+    found = listed(text)
+    for address in found:
+        if not re.fullmatch(r'[^:\s]+:[0-9]{1,5}', address) or not (
+                0 < int(address.rpartition(':')[2]) < 65536):
+            raise argparse.ArgumentTypeError(f'{address} is no host:port')
+    if len(found) < 2:
+        raise argparse.ArgumentTypeError(f'{text} is one address; a cluster has two or more')
+    return found
+
+
 def add_checkpoint(parser):
     """Which generator draws: what goes to checkpoint.find and sampler.Sampler."""
     parser.add_argument('--ckpt', default='model/', metavar='PATH',

@@ -99,16 +99,17 @@ def _processor_flags():
         return set()
 
 
-def open_session(graph, precision='float32'):
-    """A tf.Session. But for float32 TensorFlow's graph rewriter casts what multiplies matrices.
+def open_session(graph, precision='float32', workers=None):
+    """A tf.Session, in the cluster.Cluster where there is one.
 
-    Variables, batch norm's statistics and Adam stay float32.
+    But for float32 TensorFlow's graph rewriter casts what multiplies matrices. Variables, batch
+    norm's statistics and Adam stay float32.
     """
     import tensorflow.compat.v1 as tf
-    config = tf.ConfigProto()
+    config = workers.config() if workers else tf.ConfigProto()
     if precision in REWRITERS:
         setattr(config.graph_options.rewrite_options, REWRITERS[precision], REWRITER_ON)
-    return tf.Session(graph=graph, config=config)
+    return tf.Session(workers.target if workers else '', graph, config)
 
 
 @contextlib.contextmanager

@@ -11,13 +11,8 @@ Checkpoints go to model/, sheets of samples, losses and TensorBoard's events to
 samples/dcgan_<dataset>/. Ctrl-C saves and ends.
 """
 import argparse
-import concurrent.futures
 import contextlib
-import itertools
 import os
-import re
-import shutil
-import signal
 import subprocess
 import sys
 import zlib
@@ -28,10 +23,10 @@ import augment
 import checkpoint
 import data
 import log
-import metrics
 import options
 import pictures
 import session
+import trainer
 
 # What makes a run what it is: saved with each checkpoint, and the same on --resume.
 DEFAULTS = {
@@ -42,11 +37,7 @@ DEFAULTS = {
     'spectral_norm': False, 'r1': 0.0, 'attributes': [], 'condition': 'projection', 'loss': 'gan',
     'optimizer': 'adam', 'beta2': 0.999, 'd_steps': 1, 'clip': 0.0, 'gradient_penalty': 0.0,
     'norm_d': 'batch', 'fused_step': False, 'precision': 'float32', 'deterministic': False,
-    'seed': 0}
-# Those of them that graph.build is given.
-OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
-            'smooth', 'instance_noise', 'spectral_norm', 'r1', 'condition', 'loss', 'optimizer',
-            'beta2', 'clip', 'gradient_penalty', 'norm_d', 'd_steps', 'seed')
+    'seed': 0, 'workers': 1, 'sync_batch_norm': False}
 # What a loss brings with it, as its paper has it.
 LOSSES = {
     'gan': {},
@@ -60,9 +51,6 @@ RECIPES = {
     # docs/recipe.md has the comparison.
     'best': {'augment': ['flip'], 'average': 0.999, 'spectral_norm': True}}
 DIFFAUGMENT = ('color', 'translation', 'cutout')
-EVALUATED = 512         # images that a checkpoint is measured by
-REFITS = 30             # batches of noise that averaged weights' batch statistics are fitted to
-SHEET = 64              # images on a sheet of samples
 KEPT_LABELS = 1000      # rows of them that a checkpoint knows, to draw by
 EPOCHS = 20
 LFW_COUNT = 13233
@@ -77,230 +65,86 @@ def train(args):
     name = f'dcgan_{source.name}'
     samples_dir = args.samples_dir or os.path.join('samples', name)
     with contextlib.ExitStack() as alone:
-        if not args.dry_run:
+        if args.task == 0 and not args.dry_run:         # it keeps what comes of the run
             folders = {os.path.realpath(folder): folder for folder in (args.model_dir, samples_dir)}
             for folder in folders.values():
                 os.makedirs(folder, exist_ok=True)
                 alone.enter_context(checkpoint.lock(folder))
             checkpoint.remove_remains(args.model_dir, name)
+        if args.cluster and not args.dry_run:
+            return train_in_cluster(source, name, samples_dir, args)
         return train_on(source, name, samples_dir, args)
 
 
-def train_on(source, name, samples_dir, args):
+def train_in_cluster(source, name, samples_dir, args):
+    session.set_up(args.verbose, args.device)
+    import cluster
+    try:
+        return train_on(source, name, samples_dir, args, cluster.Cluster(args.cluster, args.task))
+    except cluster.ClusterError as error:
+        options.fail(error)
+
+
+def train_on(source, name, samples_dir, args, workers=None):
     # settings: the saved ones on --resume, else the defaults, under what was asked for
-    step, prefix = starting_point(args, name)
+    step, prefix = starting_point(args, name) if args.task == 0 else (0, None)
     saved = checkpoint.settings(prefix) if prefix else {}
-    settings = merge_settings(args, saved.get('settings', {}), prefix)
+    if workers:
+        step, saved = workers.share([step, saved])[0]
+    settings = merge_settings(args, saved.get('settings', {}), prefix or "worker 0's checkpoint")
     if settings['crop'] is None:
         settings['crop'] = source.crop
-    image_size, batch_size, z_dim, seed, d_steps = (
-        settings[key] for key in ('image_size', 'batch_size', 'z_dim', 'seed', 'd_steps'))
-    step_size = d_steps * batch_size        # photographs a step
+    step_size = trainer.step_size(settings)
     for key, value in settings.items():
         print(f'{key:16} {shown(value)}')
 
     # data
-    strengths = {key[len('augment_'):]: settings[key] for key in settings if 'augment_' in key}
-
-    def batch_of(images, step):
-        batch = data.batch(images, step_size, seed, step)
-        return augment.apply(settings['augment'], batch, data.rng(seed, step, 'augment'), strengths)
-
     labels = find_labels(source, settings['attributes'])
     if args.dry_run:
         print_plan(args, source, len(source.names), step_size, step, saved)
         if args.sheet:
-            photographs = data.load(source, image_size, settings['crop'], args.data_dir, step_size)
-            pictures.write(args.sheet, pictures.sheet(batch_of(photographs.images, step)))
+            images = data.load(source, settings['image_size'], settings['crop'], args.data_dir,
+                               step_size).images
+            batches = trainer.Batches(images, labels, settings)
+            pictures.write(args.sheet, pictures.sheet(batches.photographs(step)))
             print(args.sheet)
         return 0
-    photographs = data.load(source, image_size, settings['crop'], args.data_dir, step_size)
+    photographs = data.load(source, settings['image_size'], settings['crop'], args.data_dir,
+                            step_size)
     images = photographs.images
+    facts = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
+    described = {}
     if labels is not None:
         labels = labels[np.isin(source.names, photographs.names)]       # but for broken ones
-    described = {} if labels is None else {
-        'labels': checkpoint.labels_to_text(labels[data.rng(seed, 0, 'labels').permutation(
-            len(labels))[:KEPT_LABELS]])}
-    facts = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
-    if labels is not None:
         facts['labels_crc32'] = zlib.crc32(labels.tobytes())
+        described['labels'] = checkpoint.labels_to_text(labels[
+            data.rng(settings['seed'], 0, 'labels').permutation(len(labels))[:KEPT_LABELS]])
     if saved.get('data', facts) != facts:
         options.fail(f'{source.folder} is not what {prefix} was trained on: '
                      f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
                      'or other pixels or labels')
     per_epoch, last_step, end = print_plan(args, source, len(images), step_size, step, saved)
+    if workers:
+        workers.agree({
+            **{'--' + key.replace('_', '-'): shown(value) for key, value in settings.items()
+               if key != 'dataset'}, **facts, 'steps to do': [step, last_step]})
+        if step >= last_step:       # and what is left to do is for worker 0 alone
+            workers.leave()
+            workers = None
     # A run that was stopped after a checkpoint may have left it unmeasured, its last one without
     # the GIF.
     unmeasured = bool(prefix) and 'figures' not in saved
     gif = os.path.exists(os.path.join(samples_dir, log.GIF))
-    if step >= last_step and gif and not unmeasured:
+    if step >= last_step and (args.task or gif and not unmeasured):
         print('nothing left to do')
         return 0
-    print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
-    print(f'{"samples":16} {samples_dir}', flush=True)
-
-    # graph
-    tf = session.set_up(args.verbose, args.device, settings['deterministic'])
-    try:
-        precision, why = session.choose_precision(settings['precision'])
-    except ValueError as error:
-        options.fail(f'--precision {settings["precision"]}: {error}')
-    print(f'{"computes in":16} {precision}: {why}', flush=True)
-    import graph
-    p = graph.build(
-        fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
-        fast_for=precision if session.has_onednn() and not args.plain_convolutions else None,
-        loss_scale=session.LOSS_SCALES[precision], label_count=len(settings['attributes']),
-        **{key: settings[key] for key in OF_GRAPH})
-    with p.graph.as_default():
-        saver = tf.train.Saver(max_to_keep=args.max_to_keep)
-        variables = checkpoint.by_name(tf.global_variables())
-        initializer = tf.global_variables_initializer()
-    saves = last_step // args.save_every - step // args.save_every
-    check_free_space(args, variables, saves + bool(last_step % args.save_every),
-                     len(checkpoint.of_run(args.model_dir, name)))
-    if not prefix:
-        move_aside(samples_dir)
-    sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
-    evaluated_noise = data.noise(seed, 0, EVALUATED, z_dim, 'evaluate')
-    reference = images[data.rng(seed, 0, 'evaluate').choice(
-        len(images), EVALUATED, replace=len(images) < EVALUATED)]
-    profile = metrics.swd_profile(reference)
-    alike = metrics.ms_ssim(*np.split(reference, 2))
-
-    def asked(count, number, stream):
-        """A feed of labels [count, l] drawn from the photographs', empty where there are none."""
-        if p.labels is None:
-            return {}
-        rows = data.rng(seed, number, stream).randint(len(labels), size=count)
-        return {p.labels: labels[rows]}
-
-    sheet_labels = asked(SHEET, 0, 'sheet labels')
-
-    def feeds_of(step):
-        """What D's d_steps runs of a step are fed, a list; G's are fed the last one."""
-        values = {p.X: data.scaled(batch_of(images, step)),
-                  p.noise: data.noise(seed, step, step_size, z_dim)}
-        if p.labels is not None:
-            values[p.labels] = labels[data.rows(len(images), step_size, seed, step)]
-        feeds = [{key: value[start:start + batch_size] for key, value in values.items()}
-                 for start in range(0, step_size, batch_size)]
-        for number, feed in enumerate(feeds):
-            feed[p.is_training] = True
-            if p.step is not None:
-                feed[p.step] = step * d_steps + number
-        return feeds
-
-    with session.open_session(p.graph, precision) as sess, stop_signals() as stop, \
-            concurrent.futures.ThreadPoolExecutor(1) as ahead, contextlib.closing(
-                log.Log(tf, samples_dir, step, last_step, per_epoch, step_size,
-                        settings['loss'] != 'gan', step - unmeasured)) as records:
-        if prefix:
-            checkpoint.restore(sess, saver, prefix, variables)
-            saver.recover_last_checkpoints([path for kept, path in
-                                            checkpoint.of_run(args.model_dir, name)
-                                            if kept <= step])
-        else:
-            sess.run(initializer)
-
-        def draw(noise, labels):
-            """Images of noise [n, z_dim] as G draws them in use, float [n, h, w, 3]."""
-            return sess.run(p.samples, {p.noise: noise, p.is_training: False, **labels})
-
-        def refit():
-            """Fits the batch statistics of averaged weights."""
-            if p.refit:
-                sess.run(p.start_refit)
-                for number in range(REFITS):
-                    noise = data.noise(seed, number, batch_size, z_dim, 'refit')
-                    sess.run(p.refit, {p.noise: noise,
-                                       **asked(batch_size, number, 'refit labels')})
-
-        def save():
-            refit()
-            # The losses were those before the update.
-            check_finite(draw(sheet_noise, sheet_labels), 'its images are', step, args.model_dir)
-            return checkpoint.save(sess, saver, args.model_dir, name, step, {
-                'settings': settings, 'end': end, 'data': facts, 'step': step,
-                'images': step * step_size, 'epoch': step / per_epoch,
-                'tensorflow': tf.__version__, **described})
-
-        def measure(prefix):
-            """Measures the checkpoint just saved."""
-            fakes = pictures.to_uint8(np.concatenate([
-                draw(noise, asked(SHEET, number, 'evaluate labels')) for number, noise in
-                enumerate(np.split(evaluated_noise, EVALUATED // SHEET))]))
-            distances = metrics.swd(profile, metrics.swd_profile(fakes))
-            figures = {'swd': float(np.mean(list(distances.values()))),
-                       'ms_ssim': metrics.ms_ssim(*np.split(fakes, 2)),
-                       'ms_ssim_photographs': alike}
-            records.quality(step, **figures)
-            checkpoint.note_figures(prefix, name, figures)
-
-        # loop
-        saved_step = step if prefix else None
-        if unmeasured:
-            measure(prefix)
-        next_feeds = ahead.submit(feeds_of, step)
-        while step < last_step and not stop:
-            *extra, feed = next_feeds.result()
-            next_feeds = ahead.submit(feeds_of, step + 1)    # made while this step runs
-            for feed_d in extra:
-                sess.run(p.optimizer_d, feed_d)
-            if settings['fused_step']:
-                _, loss_d, loss_g, d_real, d_fake = sess.run(
-                    [p.optimizer_g, p.loss_d, p.loss_g, p.d_real, p.d_fake], feed)
-            else:
-                _, loss_d, d_real, d_fake = sess.run(
-                    [p.optimizer_d, p.loss_d, p.d_real, p.d_fake], feed)
-                for _ in range(settings['g_steps']):
-                    _, loss_g = sess.run([p.optimizer_g, p.loss_g], feed)
-            step += 1
-
-            check_finite(loss_d + loss_g, 'the loss is', step, args.model_dir)
-            records.status(step, loss_d, loss_g)
-            if step % args.log_every == 0 or step == last_step:
-                records.losses(step, loss_d, loss_g, d_real.mean(), d_fake.mean())
-            if step % args.sample_every == 0 or step == last_step:
-                refit()
-                records.sheet(step, draw(sheet_noise, sheet_labels))
-            if step % args.save_every == 0 or step == last_step:
-                prefix, saved_step = save(), step
-                if not stop:        # who stops it does not wait for more than the checkpoint
-                    measure(prefix)
-
-        if saved_step != step:
-            prefix = save()
-        if not stop:
-            records.gif(args.sample_every)
-
-    if stop:
-        print(f'stopped at step {step:,} and saved {prefix}; --resume goes on', file=sys.stderr)
-        return 128 + stop[0]
-    print(f'{prefix} is whole; python generate.py --ckpt {prefix} draws from it')
-    return 0
-
-
-def check_free_space(args, variables, saves, there=0):
-    """Ends with a sentence where the checkpoints of so many saves would fill the disk.
-
-    there: how many are already.
-    """
-    kept = min(saves + there, args.max_to_keep or saves + there)
-    more = max(kept - there, 0) + 2         # the best one, one in the writing
-    needed = more * sum(4 * v.shape.num_elements() for v in variables.values())
-    free = shutil.disk_usage(args.model_dir).free
-    if free < needed:
-        options.fail(f'--model-dir {args.model_dir}: {free / 1e6:,.0f} MB are free, up to '
-                     f'{needed / 1e6:,.0f} are needed for {more} checkpoints; --max-to-keep 1 '
-                     'needs the least')
-
-
-def check_finite(values, what, step, model_dir):
-    """Ends the run where it has run away, before that could be saved."""
-    if not np.isfinite(values).all():
-        options.fail(f'step {step}: {what} no longer finite; {model_dir} keeps the last '
-                     'checkpoint, begin anew with --recipe best or a smaller --lr')
+    if args.task == 0:
+        print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
+        print(f'{"samples":16} {samples_dir}', flush=True)
+    facts = {'settings': settings, 'end': end, 'data': facts, **described}
+    plan = trainer.Plan(name, samples_dir, settings, facts, step, prefix, unmeasured, per_epoch,
+                        last_step)
+    return trainer.run(plan, args, trainer.Batches(images, labels, settings, args.task), workers)
 
 
 def find_photographs(args):
@@ -386,20 +230,6 @@ def print_plan(args, source, count, step_size, step, saved):
     return per_epoch, last_step, end
 
 
-def move_aside(samples_dir):
-    """Moves an earlier run's records into a folder of their own."""
-    mine = [name for name in os.listdir(samples_dir)
-            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events',
-                            name)]
-    if mine:
-        numbers = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
-        aside = next(folder for folder in numbers if not os.path.exists(folder))
-        os.mkdir(aside)
-        for name in mine:
-            os.rename(os.path.join(samples_dir, name), os.path.join(aside, name))
-        print(f'an earlier run\'s records in {samples_dir} are now in {aside}')
-
-
 def merge_settings(args, saved, prefix):
     """DEFAULTS under the saved settings under recipe and options given; these must not differ."""
     loss = saved.get('loss', args.loss or DEFAULTS['loss'])
@@ -410,6 +240,8 @@ def merge_settings(args, saved, prefix):
     given = {key: getattr(args, key) for key in DEFAULTS if getattr(args, key) is not None}
     for key, value in dict(RECIPES[args.recipe], **given).items():
         # The data set is compared by its pixels: its folder may have moved.
+        if saved and key == 'workers' and value != settings[key]:
+            options.fail(f'{prefix} was trained by {settings[key]} in a --cluster, not by {value}')
         if saved and key != 'dataset' and value != settings[key]:
             option = '--' + key.replace('_', '-')
             options.fail(f'{option} {shown(value)}: {prefix} was trained with '
@@ -425,34 +257,13 @@ def merge_settings(args, saved, prefix):
         options.fail(f'--gradient-penalty {settings["gradient_penalty"]}: goes with --norm-d none')
     if settings['condition'] != DEFAULTS['condition'] and not settings['attributes']:
         options.fail(f'--condition {settings["condition"]}: goes with --attributes')
+    if settings['sync_batch_norm'] and settings['workers'] == 1:
+        options.fail('--sync-batch-norm: goes with --cluster')
     return settings
 
 
 def shown(value):
     return ','.join(value) or 'none' if isinstance(value, list) else value
-
-
-@contextlib.contextmanager
-def stop_signals():
-    """A list that Ctrl-C or SIGTERM puts its number into, so that a step is finished and saved.
-
-    A second one ends at once.
-    """
-    stop = []
-
-    def note(number, frame):
-        if stop and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if stop:
-            sys.exit(128 + number)
-        stop.append(number)
-
-    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 def parse(argv):
@@ -500,7 +311,7 @@ def parse(argv):
                        help='learning rate (0.0002; wgan: 0.00005, wgan-gp: 0.0001)')
     group.add_argument('--lr-d', type=options.real(0, 1), metavar='X',
                        help="D's learning rate where it is another one (as --lr)")
-    group.add_argument('--beta1', type=options.real(0, 1), metavar='X', 
+    group.add_argument('--beta1', type=options.real(0, 1), metavar='X',
                        help="Adam's beta1 (0.5; wgan-gp: 0)")
     group.add_argument('--beta2', type=options.real(0, 1), metavar='X',
                        help="Adam's beta2 (0.999; wgan-gp: 0.9)")
@@ -546,6 +357,9 @@ def parse(argv):
     group.add_argument('--plain-convolutions', action='store_true',
                        help="TensorFlow's own kernels for all convolutions, also where another "
                             'formulation of the same sum is faster')
+    group.add_argument('--sync-batch-norm', action='store_true', default=None,
+                       help="with --cluster: batch statistics of all workers' shares, as one "
+                            'worker with a batch as large would have them')
     group.add_argument('--seed', type=options.whole(0), metavar='N',
                        help='of the weights, the order, augmentation and noise (0)')
 
@@ -565,6 +379,12 @@ def parse(argv):
                        help='steps between checkpoints (%(default)s)')
     group.add_argument('--max-to-keep', type=options.whole(0), default=5, metavar='N',
                        help='checkpoints that stay, 0: all (%(default)s)')
+    group.add_argument('--cluster', type=options.addresses, metavar='HOST:PORT,...',
+                       help='train with a process at each of these addresses, in a network of '
+                            'their own: whoever reaches the ports can do as he likes')
+    group.add_argument('--task', type=options.whole(0), metavar='N',
+                       help='with --cluster: which of them this one is; number 0 keeps the '
+                            'checkpoints')
     group.add_argument('--dry-run', action='store_true',
                        help='print settings and counts, and end')
     group.add_argument('--sheet', metavar='FILE',
@@ -575,6 +395,12 @@ def parse(argv):
     args.dataset = args.dataset or DEFAULTS['dataset']
     if args.sheet and not args.dry_run:
         parser.error('--sheet goes with --dry-run')
+    if bool(args.cluster) != (args.task is not None):
+        parser.error('--cluster goes with --task, the number of this worker, and that with it')
+    args.workers = len(args.cluster or [0])
+    args.task = args.task or 0
+    if args.task >= args.workers:
+        parser.error(f'--task {args.task}: the --cluster has 0 to {args.workers - 1}')
     return args
 
 

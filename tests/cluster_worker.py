@@ -1,0 +1,60 @@
+"""One of several workers that train networks of width 2 on the toy set, for test_cluster.py.
+
+    python tests/cluster_worker.py NAME STEPS BATCH SETTINGS [TASK HOST:PORT ...]
+
+writes all variables to NAME-0.npz before the first step and to NAME-<step>.npz after each of STEPS,
+two numbers with a comma. Without addresses it is the only one, and begins with the values in
+worker0-0.npz: on TensorFlow 1.15 random numbers depend on how many ops a graph has. SETTINGS: a
+JSON of some.
+"""
+import json
+import os
+import sys
+
+import numpy as np
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+import data  # noqa: E402
+import session  # noqa: E402
+import train  # noqa: E402
+import trainer  # noqa: E402
+
+
+def main(name, steps, batch_size, settings, task=0, *addresses):
+    tf = session.set_up(deterministic=True)
+    import cluster
+    import graph
+    task = int(task)
+    settings = dict(train.DEFAULTS, image_size=32, batch_size=int(batch_size),
+                    workers=len(addresses or [0]), **json.loads(settings))
+    workers = cluster.Cluster(list(addresses), task) if addresses else None
+    images = data.load(data.find('toy', 'datasets'), 32).images
+    p = graph.build(width=2, workers=workers,
+                    fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
+                    **{key: settings[key] for key in trainer.OF_GRAPH})
+    batches = trainer.Batches(images, None, settings, task)
+    with p.graph.as_default():
+        initializer = tf.global_variables_initializer()
+        copy_first = workers and workers.copy_first(tf.global_variables())
+        variables = {v.op.name: v for v in tf.global_variables()}
+    with session.open_session(p.graph, workers=workers) as sess:
+        if workers:
+            sess.run([] if task else initializer)
+            sess.run(copy_first, options=workers.run_options)
+            np.savez(f'{name}-0', **sess.run(variables))
+        else:
+            with np.load('worker0-0.npz') as values:
+                for key, variable in variables.items():
+                    variable.load(values[key], sess)
+        steps = [int(step) for step in steps.split(',')]
+        for step in range(max(steps)):
+            trainer.one_step(sess, p, settings, batches.feeds(step, p), [], workers)
+            if step + 1 in steps:
+                np.savez(f'{name}-{step + 1}', **sess.run(variables))
+        if workers:
+            workers.leave()
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,312 @@
+"""One run of training: its batches, graph and session, the steps, what is kept of them."""
+import collections
+import concurrent.futures
+import contextlib
+import shutil
+import signal
+import sys
+
+import numpy as np
+
+import augment
+import checkpoint
+import data
+import log
+import metrics
+import options
+import pictures
+import session
+
+# Those settings that graph.build is given.
+OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
+            'smooth', 'instance_noise', 'spectral_norm', 'r1', 'condition', 'loss', 'optimizer',
+            'beta2', 'clip', 'gradient_penalty', 'norm_d', 'd_steps', 'sync_batch_norm', 'seed')
+EVALUATED = 512         # images that a checkpoint is measured by
+REFITS = 30             # batches of noise that averaged weights' batch statistics are fitted to
+SHEET = 64              # images on a sheet of samples
+
+# What is to be done. name: of the checkpoints, without the step. facts: the dict that goes beside
+# each of them. prefix: of the checkpoint that it goes on from at step, or None. unmeasured: whether
+# that one was stopped before it was measured. end: the last step.
+Plan = collections.namedtuple('Plan', 'name samples_dir settings facts step prefix unmeasured '
+                              'per_epoch end')
+
+
+class Batches:
+    """What a run is fed, as a function of (seed, step): this worker's share of it.
+
+    A step takes d_steps batches of batch_size photographs from each of the workers; all of them
+    together see what one worker sees whose batches are as large as all of theirs.
+    """
+
+    def __init__(self, images, labels, settings, task=0):
+        """images: as data.load has them. labels: int8 [n, l], or None."""
+        self.images, self.labels, self.settings, self.task = images, labels, settings, task
+        self.seed, self.batch_size = settings['seed'], settings['batch_size']
+        self.all_workers = self.batch_size * settings['workers']
+        self.step_size = step_size(settings)
+        self.strengths = {key[len('augment_'):]: settings[key]
+                          for key in settings if 'augment_' in key}
+
+    def photographs(self, step):
+        """All workers' of a step, augmented, uint8 [step_size, h, w, 3]."""
+        batch = data.batch(self.images, self.step_size, self.seed, step)
+        return augment.apply(self.settings['augment'], batch,
+                             data.rng(self.seed, step, 'augment'), self.strengths)
+
+    def feeds(self, step, p):
+        """What D's d_steps runs of a step are fed, a list; G's are fed the last one."""
+        values = {p.X: self.photographs(step),
+                  p.noise: data.noise(self.seed, step, self.step_size, self.settings['z_dim'])}
+        if p.labels is not None:
+            values[p.labels] = self.labels[data.rows(len(self.images), self.step_size, self.seed,
+                                                     step)]
+        starts = range(self.task * self.batch_size, self.step_size, self.all_workers)
+        feeds = [{key: value[start:start + self.batch_size] for key, value in values.items()}
+                 for start in starts]
+        for number, feed in enumerate(feeds):
+            feed[p.X] = data.scaled(feed[p.X])
+            feed[p.is_training] = True
+            if p.step is not None:
+                feed[p.step] = step * len(feeds) + number
+        return feeds
+
+    def asked(self, p, count, number, stream):
+        """A feed of labels [count, l] drawn from the photographs', empty where there are none."""
+        if p.labels is None:
+            return {}
+        rows = data.rng(self.seed, number, stream).randint(len(self.labels), size=count)
+        return {p.labels: self.labels[rows]}
+
+    def reference(self):
+        """The photographs that samples are measured against, uint8 [EVALUATED, h, w, 3]."""
+        return self.images[data.rng(self.seed, 0, 'evaluate').choice(
+            len(self.images), EVALUATED, replace=len(self.images) < EVALUATED)]
+
+
+def step_size(settings):
+    """Photographs that all workers together see in a step."""
+    return settings['d_steps'] * settings['batch_size'] * settings['workers']
+
+
+class Keeper:
+    """What is drawn, measured, written and saved of a run."""
+
+    def __init__(self, tf, sess, p, saver, plan, args, batches):
+        self.tf, self.sess, self.p, self.saver = tf, sess, p, saver
+        self.plan, self.args, self.batches, self.settings = plan, args, batches, plan.settings
+        self.prefix = plan.prefix                               # of the newest checkpoint
+        self.saved_step = plan.step if plan.prefix else None
+        if not plan.prefix:
+            log.move_aside(plan.samples_dir)
+        self.records = log.Log(tf, plan.samples_dir, plan.step, plan.end, plan.per_epoch,
+                               batches.step_size, self.settings['loss'] != 'gan',
+                               plan.step - plan.unmeasured)
+        seed, z_dim = self.settings['seed'], self.settings['z_dim']
+        self.sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
+        self.sheet_labels = batches.asked(p, SHEET, 0, 'sheet labels')
+        self.evaluated_noise = data.noise(seed, 0, EVALUATED, z_dim, 'evaluate')
+        reference = batches.reference()
+        self.profile = metrics.swd_profile(reference)
+        self.alike = metrics.ms_ssim(*np.split(reference, 2))
+        if plan.unmeasured:
+            self.measure()
+
+    def after_step(self, step, loss_d, loss_g, d_real, d_fake, stop):
+        """Shows, draws, saves and measures what is due. stop: the signals that come."""
+        last = step == self.plan.end
+        self.records.status(step, loss_d, loss_g)
+        if step % self.args.log_every == 0 or last:
+            self.records.losses(step, loss_d, loss_g, np.mean(d_real), np.mean(d_fake))
+        if step % self.args.sample_every == 0 or last:
+            self.refit()
+            self.records.sheet(step, self.draw(self.sheet_noise, self.sheet_labels))
+        if step % self.args.save_every == 0 or last:
+            self.save(step)
+            if not stop:        # who stops it does not wait for more than the checkpoint
+                self.measure()
+
+    def draw(self, noise, labels):
+        """Images of noise [n, z_dim] as G draws them in use, float [n, h, w, 3]."""
+        p = self.p
+        return self.sess.run(p.samples, {p.noise: noise, p.is_training: False, **labels})
+
+    def refit(self):
+        """Fits the batch statistics of averaged weights."""
+        p, size = self.p, self.settings['batch_size']
+        if not p.refit:
+            return
+        self.sess.run(p.start_refit)
+        for number in range(REFITS):
+            noise = data.noise(self.settings['seed'], number, size, self.settings['z_dim'], 'refit')
+            self.sess.run(p.refit, {p.noise: noise,
+                                    **self.batches.asked(p, size, number, 'refit labels')})
+
+    def save(self, step):
+        """Writes the checkpoint of a step, if it is not there already."""
+        if self.saved_step == step:
+            return
+        self.refit()
+        # The losses were those before the update.
+        check_finite(self.draw(self.sheet_noise, self.sheet_labels), 'its images are', step,
+                     self.args.model_dir)
+        self.prefix = checkpoint.save(
+            self.sess, self.saver, self.args.model_dir, self.plan.name, step,
+            dict(self.plan.facts, step=step, images=step * self.batches.step_size,
+                 epoch=step / self.plan.per_epoch, tensorflow=self.tf.__version__))
+        self.saved_step = step
+
+    def measure(self):
+        """Measures the newest checkpoint, which is what the session holds."""
+        fakes = pictures.to_uint8(np.concatenate([
+            self.draw(noise, self.batches.asked(self.p, SHEET, number, 'evaluate labels'))
+            for number, noise in enumerate(np.split(self.evaluated_noise, EVALUATED // SHEET))]))
+        distances = metrics.swd(self.profile, metrics.swd_profile(fakes))
+        figures = {'swd': float(np.mean(list(distances.values()))),
+                   'ms_ssim': metrics.ms_ssim(*np.split(fakes, 2)),
+                   'ms_ssim_photographs': self.alike}
+        self.records.quality(self.saved_step, **figures)
+        checkpoint.note_figures(self.prefix, self.plan.name, figures)
+
+    def close(self):
+        self.records.close()
+
+
+def run(plan, args, batches, workers=None):
+    """Trains from plan.step to plan.end or until a signal; returns the exit code."""
+    settings = plan.settings
+    tf = session.set_up(args.verbose, args.device, settings['deterministic'])
+    try:
+        precision, why = session.choose_precision(settings['precision'])
+    except ValueError as error:
+        options.fail(f'--precision {settings["precision"]}: {error}')
+    print(f'{"computes in":16} {precision}: {why}', flush=True)
+    import graph
+    p = graph.build(
+        fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
+        fast_for=precision if session.has_onednn() and not args.plain_convolutions else None,
+        loss_scale=session.LOSS_SCALES[precision], label_count=len(settings['attributes']),
+        workers=workers, **{key: settings[key] for key in OF_GRAPH})
+    with p.graph.as_default():
+        saver = tf.train.Saver(max_to_keep=args.max_to_keep)
+        variables = checkpoint.by_name(tf.global_variables())
+        initializer = tf.global_variables_initializer()
+        copy_first = workers and workers.copy_first(tf.global_variables())
+    if batches.task == 0:
+        saves = plan.end // args.save_every - plan.step // args.save_every
+        check_free_space(args, variables, saves + bool(plan.end % args.save_every),
+                         len(checkpoint.of_run(args.model_dir, plan.name)))
+
+    with contextlib.ExitStack() as closed:
+        if workers:
+            closed.enter_context(workers.losses_named())
+        sess = closed.enter_context(session.open_session(p.graph, precision, workers))
+        stop = closed.enter_context(stop_signals())
+        ahead = closed.enter_context(concurrent.futures.ThreadPoolExecutor(1))
+        if plan.prefix:
+            checkpoint.restore(sess, saver, plan.prefix, variables)
+            saver.recover_last_checkpoints([path for step, path in
+                                            checkpoint.of_run(args.model_dir, plan.name)
+                                            if step <= plan.step])
+        else:
+            sess.run(initializer)
+        if workers:
+            sess.run(copy_first, options=workers.run_options)
+        keeper = None
+        if batches.task == 0:
+            keeper = closed.enter_context(contextlib.closing(
+                Keeper(tf, sess, p, saver, plan, args, batches)))
+
+        step, all_stop = plan.step, False
+        next_feeds = ahead.submit(batches.feeds, step, p)
+        while step < plan.end and not (all_stop if workers else stop):
+            feeds = next_feeds.result()
+            next_feeds = ahead.submit(batches.feeds, step + 1, p)    # made while this step runs
+            *losses, all_stop = one_step(sess, p, settings, feeds, stop, workers)
+            step += 1
+            check_finite(losses[:2], 'the loss is', step, args.model_dir)
+            if keeper:
+                keeper.after_step(step, *losses, stop)
+        if keeper:
+            keeper.save(step)
+            if not (stop or all_stop):
+                keeper.records.gif(args.sample_every)
+        if workers:
+            workers.leave()
+
+    if stop or all_stop:
+        print(f'stopped at step {step:,}' + (f' and saved {keeper.prefix}' if keeper else '')
+              + '; --resume goes on', file=sys.stderr)
+        return 128 + (stop[0] if stop else signal.SIGTERM)
+    if keeper:
+        print(f'{keeper.prefix} is whole; python generate.py --ckpt {keeper.prefix} draws from it')
+    return 0
+
+
+def one_step(sess, p, settings, feeds, stop, workers):
+    """(loss_d, loss_g, d_real, d_fake, whether a worker was asked to stop) of a step.
+
+    stop: the signals that have come to this one. What is returned is the same on all.
+    """
+    told = [p.loss_d, p.d_real, p.d_fake]
+    how = {}
+    if workers:
+        told.append(p.stopping)
+        how = {'options': workers.run_options}
+        feeds[-1][p.stop] = bool(stop)
+    *extra, feed = feeds
+    for feed_d in extra:
+        sess.run(p.optimizer_d, feed_d, **how)
+    if settings['fused_step']:
+        _, loss_g, (loss_d, d_real, d_fake, *asked) = sess.run(
+            [p.optimizer_g, p.loss_g, told], feed, **how)
+    else:
+        _, (loss_d, d_real, d_fake, *asked) = sess.run([p.optimizer_d, told], feed, **how)
+        for _ in range(settings['g_steps']):
+            _, loss_g = sess.run([p.optimizer_g, p.loss_g], feed, **how)
+    return loss_d, loss_g, d_real, d_fake, bool(asked and asked[0])
+
+
+def check_free_space(args, variables, saves, there=0):
+    """Ends with a sentence where the checkpoints of so many saves would fill the disk.
+
+    there: how many are already.
+    """
+    kept = min(saves + there, args.max_to_keep or saves + there)
+    more = max(kept - there, 0) + 2         # the best one, one in the writing
+    needed = more * sum(4 * v.shape.num_elements() for v in variables.values())
+    free = shutil.disk_usage(args.model_dir).free
+    if free < needed:
+        options.fail(f'--model-dir {args.model_dir}: {free / 1e6:,.0f} MB are free, up to '
+                     f'{needed / 1e6:,.0f} are needed for {more} checkpoints; --max-to-keep 1 '
+                     'needs the least')
+
+
+def check_finite(values, what, step, model_dir):
+    """Ends the run where it has run away, before that could be saved."""
+    if not np.isfinite(values).all():
+        options.fail(f'step {step}: {what} no longer finite; {model_dir} keeps the last '
+                     'checkpoint, begin anew with --recipe best or a smaller --lr')
+
+
+@contextlib.contextmanager
+def stop_signals():
+    """A list that Ctrl-C or SIGTERM puts its number into, so that a step is finished and saved.
+
+    A second one ends at once.
+    """
+    stop = []
+
+    def note(number, frame):
+        if stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if stop:
+            sys.exit(128 + number)
+        stop.append(number)
+
+    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
