@@ -3,10 +3,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import checkpoint
 import generate
+import plain_celeba
 import sampler
 from test_programs import pixels, refused, run
 
@@ -17,17 +17,10 @@ SMALL = ['--dataset', 'celeba', '--image-size', 32, '--batch-size', 16, '--log-e
 def home(tmp_path_factory):
     """A CelebA of plain pictures, Red or blue, Light or dark, and a model that learnt them."""
     home = tmp_path_factory.mktemp('attributes')
-    folder = home / 'datasets' / 'celeba'
-    (folder / 'img_align_celeba').mkdir(parents=True)
-    rng = np.random.RandomState(0)
-    labels = ['256', 'Light Noise Red']
-    for number in range(256):
-        light, noise, red = rng.randint(0, 2, 3)
-        colour = np.array((120, 40, 40) if red else (40, 40, 120)) + 90 * light
-        pixels = np.clip(rng.normal(colour, 12, (36, 36, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(str(folder / 'img_align_celeba' / f'{number:06d}.jpg'))
-        labels.append(f'{number:06d}.jpg ' + ' '.join(str(2 * v - 1) for v in (light, noise, red)))
-    (folder / 'list_attr_celeba.txt').write_text('\n'.join(labels) + '\n')
+    labels = np.random.RandomState(0).rand(256, 3) < 0.5
+    light, _, red = labels.T[..., None]
+    plain_celeba.write(home, ['Light', 'Noise', 'Red'], labels,
+                       np.where(red, (120, 40, 40), (40, 40, 120)) + 90 * light)
     run('train.py', *SMALL, '--attributes', 'Red,Light', '--max-steps', 150, '--fused-step',
         '--average', 0.9, cwd=home)
     return home

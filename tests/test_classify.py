@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from PIL import Image
 
 import classify
+import plain_celeba
 from test_programs import run
 
 
@@ -16,19 +16,10 @@ from test_programs import run
 def home(tmp_path_factory):
     """A CelebA of plain pictures: Red says whether they are, Noise is told by chance."""
     home = tmp_path_factory.mktemp('labels')
-    folder = home / 'datasets' / 'celeba'
-    (folder / 'img_align_celeba').mkdir(parents=True)
-    rng = np.random.RandomState(0)
-    labels, parts = ['700', 'Red Noise'], []
-    for number in range(700):
-        red, noise = rng.randint(0, 2, 2)
-        colour = (200, 60, 60) if red else (60, 60, 200)
-        pixels = np.clip(rng.normal(colour, 20, (40, 40, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(str(folder / 'img_align_celeba' / f'{number:06d}.jpg'))
-        labels.append(f'{number:06d}.jpg {2 * red - 1} {2 * noise - 1}')
-        parts.append(f'{number:06d}.jpg {int(number >= 400)}')
-    (folder / 'list_attr_celeba.txt').write_text('\n'.join(labels) + '\n')
-    (folder / 'list_eval_partition.txt').write_text('\n'.join(parts) + '\n')
+    labels = np.random.RandomState(0).rand(700, 2) < 0.5
+    plain_celeba.write(home, ['Red', 'Noise'], labels,
+                       np.where(labels[:, :1], (200, 60, 60), (60, 60, 200)),
+                       parts=np.arange(700) >= 400)
     return home
 
 
