@@ -94,6 +94,29 @@ def test_a_killed_run_ends_as_if_it_had_not_been(command, whole, tmp_path):
     assert_same_run(tmp_path, whole)
 
 
+@costly
+def test_stopped_at_random_moments_it_saves_and_goes_on(command, whole, tmp_path):
+    chance = random.Random(int(os.environ.get('SEED', '0')))
+    for _ in range(int(os.environ.get('KILLS', '3'))):
+        number, word = chance.choice([(signal.SIGINT, 'interrupted'),
+                                      (signal.SIGTERM, 'terminated')])
+        process = start(*command, cwd=tmp_path)
+        for line in process.stdout:
+            if line.startswith(('checkpoints', 'nothing left')):
+                break
+        time.sleep(chance.uniform(0, 8))
+        process.send_signal(number)
+        _, err = process.communicate(timeout=120)
+        if process.returncode:          # else it was done already
+            assert process.returncode == 128 + number, err
+            assert err.splitlines()[-1].startswith((word, 'stopped at step ')), err
+        assert 'Traceback' not in err
+    run(*command, cwd=tmp_path)
+    mine, theirs = (tensors(folder / 'model' / 'dcgan_toy-12') for folder in (tmp_path, whole))
+    for name, value in theirs.items():
+        assert mine[name].tobytes() == value.tobytes(), name
+
+
 def damage(prefix, harm):
     data, index, settings = (prefix.parent / (prefix.name + ending) for ending in (
         '.data-00000-of-00001', '.index', '.json'))
