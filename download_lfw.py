@@ -14,6 +14,8 @@ import contextlib
 import email.utils
 import gzip
 import hashlib
+import http.client
+import io
 import itertools
 import json
 import os
@@ -68,7 +70,11 @@ MARKER = '.complete.json'
 
 GZIP_MAGIC, JPEG_MAGIC = b'\x1f\x8b', b'\xff\xd8\xff'
 TIMEOUT = (10, 30)                         # seconds: to connect, between two pieces of the body
-ATTEMPTS = 5                               # in a row that bring nothing new, at each mirror
+# Bytes in so many seconds: what is slower counts as silence. At 1 kB/s an archive would take two
+# days, and the slowest mobile networks give thrice that; a minute, for lines that falter.
+LOW_SPEED = (60000, 60)
+PIECE = 1 << 13                            # bytes; of the last one begun nothing is kept
+ATTEMPTS = 5                               # in a row that bring next to nothing, at each mirror
 LONGEST_WAIT = 60                          # seconds, whatever Retry-After says
 SECONDS_BETWEEN_LINES = 5                  # of progress where there is no terminal for a bar
 
@@ -239,15 +245,17 @@ def fetch(url, archive, partial):
 
 def receive_all(url, archive, partial):
     """Requests what is missing until nothing is; True if the file is glued from pieces."""
-    furthest, failures = size_of(partial), 0
+    furthest, failures, begun = size_of(partial), 0, time.monotonic()
     while True:
         try:
             return receive(url, archive, partial)
         except TryAgain as error:
             # Only bytes never had before count as progress: a server without Range that always
-            # breaks off would otherwise be asked forever.
-            failures = 1 if size_of(partial) > furthest else failures + 1
-            furthest = max(furthest, size_of(partial))
+            # breaks off would otherwise be asked forever. So would one that gives a few each time.
+            new, now = size_of(partial) - furthest, time.monotonic()
+            low_bytes, low_seconds = LOW_SPEED
+            failures = 1 if new > (now - begun) * low_bytes / low_seconds else failures + 1
+            furthest, begun = max(furthest, size_of(partial)), now
             if failures == ATTEMPTS:
                 raise MirrorError(f'{url}: {error} ({ATTEMPTS} attempts)') from None
             jittered = random.uniform(0.5, 1) * 2 ** failures
@@ -274,13 +282,15 @@ def receive(url, archive, partial):
         if note.get('url') == url and note.get('validator'):
             headers['If-Range'] = note['validator']
     try:
-        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT,
+                                hooks={'response': close_redirect})
     except requests.exceptions.SSLError as error:
         raise MirrorError(f'{url}: {root_cause(error)}') from None
     except (requests.ConnectionError, requests.Timeout) as error:
         raise TryAgain(root_cause(error)) from None
-    except requests.RequestException as error:    # no URL at all, redirects without end
-        raise MirrorError(f'{url}: {error}') from None
+    # No URL at all, redirects without end; ValueError: redirects to what is no URL.
+    except (requests.RequestException, ValueError) as error:
+        raise MirrorError(f'{url}: {str(error).rstrip(".")}') from None
 
     with response:
         status, total = response.status_code, response.headers.get('Content-Length', '')
@@ -323,10 +333,57 @@ def receive(url, archive, partial):
     return start > 0
 
 
+def close_redirect(response, **options):
+    """Leaves a redirect's body alone, which requests would read to its end, were there one."""
+    if response.is_redirect:
+        response.close()
+
+
+class TimedFile(io.RawIOBase):
+    """What a socket receives; raises TryAgain when LOW_SPEED is not reached.
+
+    The socket's timeout is one between two bytes: by a byte now and then a server could keep this
+    program forever, within a line of the header or a piece of the body, hence a look below both.
+    """
+
+    def __init__(self, file):
+        super().__init__()
+        self.file, self.count, self.seconds = file, 0, 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        low_bytes, low_seconds = LOW_SPEED
+        if self.seconds >= low_seconds:
+            if self.count < low_bytes:
+                raise TryAgain(f'the server sends too slowly: {self.count:,} bytes in '
+                               f'{self.seconds:.0f} s')
+            self.count = self.seconds = 0
+        begun = time.monotonic()
+        count = self.file.readinto(buffer)
+        self.count += count
+        self.seconds += time.monotonic() - begun    # waited here: a slow disk is no slow server
+        return count
+
+    def close(self):
+        self.file.close()
+        super().close()
+
+
+class TimedResponse(http.client.HTTPResponse):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.fp = io.BufferedReader(TimedFile(self.fp.detach()))
+
+
+urllib3.connection.HTTPConnection.response_class = TimedResponse    # for requests, https as well
+
+
 def received_pieces(response):
     """The body as sent: a Content-Encoding is not undone, for the archive itself is gzip."""
     try:
-        yield from response.raw.stream(1 << 16, decode_content=False)
+        yield from response.raw.stream(PIECE, decode_content=False)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise TryAgain(f'the connection broke: {root_cause(error)}') from None
 

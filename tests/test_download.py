@@ -121,6 +121,39 @@ def hang(after):
     return step
 
 
+def redirect(location, body=b''):
+    """Redirects to `location`, in which {} is how many requests there have been."""
+    def step(handler):
+        handler.answer(302, body, Content_Length=None,
+                       Location=location.format(len(handler.server.log)))
+    return step
+
+
+def mirrors(**steps):
+    """Answers each path by a step of its own."""
+    return lambda handler: steps[handler.path.strip('/')](handler)
+
+
+LOW_SPEED = (1000, 0.2)    # bytes, seconds: headers of some 200 bytes and a drip stay below it
+
+
+def drip(handler, pieces):
+    """Sends the pieces, one every 20 ms, but not longer than two seconds."""
+    for piece in list(pieces)[:100]:
+        if handler.server.release.wait(0.02):
+            break
+        handler.send(piece)
+
+
+def drip_after(count):
+    """Sends as many bytes at once and then drips; knows Range."""
+    def step(handler):
+        whole(cut=count)(handler)
+        start = count + int(re.search(r'\d+', handler.headers.get('Range', '0')).group())
+        drip(handler, (ARCHIVE[i:i + 1] for i in range(start, len(ARCHIVE))))
+    return step
+
+
 @pytest.fixture
 def server():
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
@@ -141,7 +174,8 @@ def server():
 def sleeps(monkeypatch, server):
     """Small counts, the test's archive in place of the known one; the seconds slept, not slept."""
     slept = []
-    clock = types.SimpleNamespace(sleep=slept.append, time=time.time, monotonic=time.monotonic)
+    clock = types.SimpleNamespace(sleep=slept.append, time=time.time,
+                                  monotonic=lambda: time.monotonic() + sum(slept))
     monkeypatch.setattr(download_lfw, 'time', clock)
     monkeypatch.setattr(download_lfw, 'PHOTOGRAPHS', 6)
     monkeypatch.setattr(download_lfw, 'PEOPLE', 3)
@@ -410,6 +444,109 @@ def test_silence_is_a_timeout(run, server, monkeypatch, data_dir):
     assert code == 0
     assert 'timed out' in stdout
     assert_complete(data_dir)
+
+
+def test_slow_drip_is_resumed(run, server, monkeypatch, sleeps, data_dir):
+    monkeypatch.setattr(download_lfw, 'LOW_SPEED', LOW_SPEED)
+    server.script = [drip_after(HALF), whole()]
+    code, stdout, _ = run()
+    assert code == 0
+    assert re.search(r'  the server sends too slowly: \d+ bytes in \d s; again in \d s', stdout)
+    assert_complete(data_dir)
+    kept = HALF - HALF % download_lfw.PIECE
+    assert requested(server) == [('/first', None), ('/first', f'bytes={kept}-')]
+    assert len(sleeps) == 1
+    assert server.hung_up.wait(10)
+
+
+def test_slow_drip_without_end(run, server, monkeypatch, sleeps, data_dir):
+    monkeypatch.setattr(download_lfw, 'LOW_SPEED', LOW_SPEED)
+    monkeypatch.setattr(download_lfw, 'PIECE', 1)    # all that comes is kept: it is no progress
+    put_partial(data_dir, ARCHIVE[:HALF])
+    server.script = [drip_after(0)] * 6 + [answer(404)]
+    assert_refused(run('--url', server.url), data_dir, f'error: {server.url}: the server sends '
+                   'too slowly: ', ' s (5 attempts)')
+    kept = (data_dir / 'lfw.tgz.part').read_bytes()
+    assert kept == ARCHIVE[:len(kept)] and HALF < len(kept) < HALF + 500
+    assert (len(server.log), len(sleeps)) == (5, 4)
+    assert all(int(wanted[6:-1]) >= HALF for _, wanted in requested(server))
+
+
+def test_slow_drip_then_the_next_mirror(run, server, monkeypatch, data_dir):
+    monkeypatch.setattr(download_lfw, 'LOW_SPEED', LOW_SPEED)
+    monkeypatch.setattr(download_lfw, 'ATTEMPTS', 2)
+    server.script = [drip_after(HALF), drip_after(0), whole()]
+    code, stdout, stderr = run()
+    assert (code, stderr) == (0, '')
+    assert re.search(rf'{server.url}/first: the server sends too slowly: \d+ bytes in \d s '
+                     r'\(2 attempts\); on to the next mirror', stdout)
+    assert [path for path, _ in requested(server)] == ['/first', '/first', '/second']
+    assert_complete(data_dir)
+
+
+def test_slow_drip_in_the_header(run, server, monkeypatch, data_dir):
+    def in_the_header(handler):
+        drip(handler, [b'HTTP/1.1 200 OK\r\n', b'X: '] + [b'x'] * 100)
+    monkeypatch.setattr(download_lfw, 'LOW_SPEED', LOW_SPEED)
+    server.script = [in_the_header, whole()]
+    code, stdout, _ = run()
+    assert code == 0
+    assert 'the server sends too slowly' in stdout
+    assert_complete(data_dir)
+
+
+def test_slow_drip_by_ever_new_connections(run, server, sleeps, data_dir):
+    server.script = [whole(cut=500)] * 20 + [answer(404)]
+    assert_refused(run('--url', server.url), data_dir, 'connection broke', '5 attempts')
+    assert (data_dir / 'lfw.tgz.part').read_bytes() == ARCHIVE[:5 * 500]
+
+
+def test_slow_line_is_not_cut_off(run, server, monkeypatch, sleeps, data_dir):
+    start = len(ARCHIVE) - 30000
+    put_partial(data_dir, ARCHIVE[:start])
+
+    def slow(handler):    # for more than twice the seconds of LOW_SPEED
+        whole(cut=0)(handler)
+        drip(handler, (ARCHIVE[i:i + 1000] for i in range(start, len(ARCHIVE), 1000)))
+    monkeypatch.setattr(download_lfw, 'LOW_SPEED', LOW_SPEED)
+    server.script = [slow]
+    assert run()[0] == 0
+    assert_complete(data_dir)
+    assert (len(server.log), sleeps) == (1, [])
+
+
+@pytest.mark.parametrize('location', ['/first', '/{}'])
+def test_redirect_without_end(run, server, sleeps, data_dir, location):
+    put_partial(data_dir, ARCHIVE[:HALF])
+    server.script = [redirect(location)]
+    begun = time.monotonic()
+    assert_refused(run('--url', f'{server.url}/first'), data_dir,
+                   f'error: {server.url}/first: Exceeded 30 redirects')
+    assert time.monotonic() - begun < 2
+    assert (len(server.log), sleeps) == (31, [])
+    assert (data_dir / 'lfw.tgz.part').read_bytes() == ARCHIVE[:HALF]
+
+
+def test_redirect_without_end_then_the_next_mirror(run, server, data_dir):
+    server.script = [mirrors(first=redirect('/first'), second=whole())]
+    code, stdout, stderr = run()
+    assert (code, stderr) == (0, '')
+    assert 'Exceeded 30 redirects; on to the next mirror' in stdout
+    assert_complete(data_dir)
+
+
+def test_redirect_with_a_body_without_end(run, server, data_dir):
+    server.script = [mirrors(first=redirect('/second', bytes(64 << 20)), second=whole())]
+    assert run()[0] == 0
+    assert server.sent < 32 << 20    # nobody reads it
+    assert_complete(data_dir)
+
+
+@pytest.mark.parametrize('location', ['http://[', 'http://a..b/', '\xff', 'file:///etc/passwd'])
+def test_redirect_to_nonsense(run, server, data_dir, location):
+    server.script = [redirect(location)]
+    assert_refused(run('--url', server.url), data_dir, f'error: {server.url}: ')
+    assert os.listdir(str(data_dir)) == ['.lfw.lock']
 
 
 def test_html_page_instead(run, server, data_dir):
