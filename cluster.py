@@ -5,27 +5,37 @@ and batch statistics, is averaged over all of them by TensorFlow's all-reduce, w
 same to the bit on each: so all take the same step from the same weights.
 
 TensorFlow's servers ask nobody for a name or a key. Whoever reaches the port of one can read and
-change all that its process can: they belong into a network of their own.
+change all that its process can: they belong in a network of their own.
 """
 import array
+import concurrent.futures
 import contextlib
+import ipaddress
 import itertools
 import json
 import os
+import queue
+import re
 import socket
 import struct
 import sys
 import threading
 import time
+import zlib
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-JOB = 'worker'
+import checkpoint
+
+# TensorFlow's version is in the name of the job: where it differs, a reduction may well crash.
+JOB = 'tensorflow_' + re.sub(r'\W', '_', tf.__version__)
 GROUP = 1                   # key of the one group that there is
 PACKED = 2 ** 14            # elements below which tensors are reduced in one piece
-WATCH_EVERY, WATCH_TIMEOUT = 5, 10          # seconds
-PARTING = 1                 # seconds in which what others still fetch from this worker reaches them
+WATCH_EVERY = 5             # seconds
+MISSES, TIMEOUT = 3, 10     # probes in a row, and seconds of each, without an answer: it has ended
+BARRIER = 60                # seconds that the last meeting may take
+LINGER = 1                  # seconds after it, in which others still fetch what is theirs
 
 SO_ATTACH_FILTER = 26       # of Linux's asm-generic/socket.h
 NET_OFF = 0xfff00000        # of linux/filter.h: from here on offsets count in the IP header
@@ -46,29 +56,37 @@ class Cluster:
     def __init__(self, addresses, task):
         """Starts this worker's server and waits for the others'.
 
-        addresses: [`host:port`], the same on all workers. Raises ClusterError where this one's is
-        none of the machine's IPv4 addresses or its port is taken, or another worker has another
-        TensorFlow.
+        addresses: [`host:port`], the same on all workers. Raises ClusterError where one is no IPv4
+        address or name of one, this one's is not on this machine or its port is taken, or another
+        worker has another TensorFlow.
         """
+        if not sys.platform.startswith('linux'):
+            raise ClusterError("--cluster: on Linux only; elsewhere TensorFlow's server, which "
+                               "asks nobody who they are, can't be kept to one address")
         self.addresses, self.task, self.size = addresses, task, len(addresses)
         self.device = f'/job:{JOB}/task:{task}'
         self.run_options = tf.RunOptions()
         self.run_options.experimental.collective_graph_key = GROUP
         self._keys = itertools.count(1)     # no two reductions share one, in whatever graph
-        host, port = split(addresses[task])
-        address = _own_address(host, port)
-        # A proxy of the environment is for the world outside, as gRPC has it under this name.
+        self._shapes = []
+        # Once: a name server may be away later.
+        self._resolved = [_resolve(address) for address in addresses]
+        own = self._resolved[task]
+        _check_own(addresses[task], own, self._resolved)
+        # A proxy of the environment is for the world outside; gRPC knows the name in this case.
         os.environ['no_grpc_proxy'] = ','.join(      # noqa: SIM112
-            split(other)[0] for other in addresses)
-        server = tf.train.Server(tf.train.ClusterSpec({JOB: addresses}), job_name=JOB,
-                                 task_index=task, config=self.config(), start=False)
-        _accept_only_at(address, port)
-        server.start()
-        self.target = server.target
+            [host for host, _ in self._resolved]
+            + [os.environ[name] for name in ('no_grpc_proxy', 'no_proxy') if name in os.environ])
+        spec = tf.train.ClusterSpec({JOB: [f'{host}:{port}' for host, port in self._resolved]})
+        self._server = tf.train.Server(spec, job_name=JOB, task_index=task, config=self.config(),
+                                       start=False)
+        _accept_only_at(*own)
+        self._server.start()
+        self.target = self._server.target
         self._wait_for_all()
+        self._compare_versions()
         self._left = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
-        self.agree({'TensorFlow': tf.__version__})
 
     def config(self):
         """A tf.ConfigProto for a session of this worker's share of a graph."""
@@ -84,13 +102,12 @@ class Cluster:
         Large ones are reduced as soon as they are there, small ones together.
         """
         small = [x for x in tensors if x.shape.num_elements() < PACKED]
-        means = {}
+        parts = iter(())
         if small:
-            sizes = [x.shape.num_elements() for x in small]
             packed = self._reduce(tf.concat([tf.reshape(x, [-1]) for x in small], 0), 'Div')
-            means = {id(x): part for x, part in zip(small, tf.split(packed, sizes))}
-        return [tf.reshape(means[id(x)], x.shape) if id(x) in means else self._reduce(x, 'Div')
-                for x in tensors]
+            parts = iter(tf.split(packed, [x.shape.num_elements() for x in small]))
+        return [tf.reshape(next(parts), x.shape) if x.shape.num_elements() < PACKED
+                else self._reduce(x, 'Div') for x in tensors]
 
     def shared_mean(self, x):
         """The mean over all workers of x, with a gradient.
@@ -116,7 +133,12 @@ class Cluster:
         return tf.group(*[v.assign(tf.reshape(value, shape), read_value=False)
                           for v, value, shape in zip(variables, values, shapes)])
 
+    def reductions(self):
+        """A number for all reductions built so far, their order and shapes."""
+        return zlib.crc32(str(self._shapes).encode('ascii'))
+
     def _reduce(self, x, final_op):
+        self._shapes.append(x.shape.as_list())
         with tf.device(self.device + '/device:CPU:0'):
             return tf.raw_ops.CollectiveReduce(
                 input=x, group_size=self.size, group_key=GROUP, instance_key=next(self._keys),
@@ -134,23 +156,24 @@ class Cluster:
                 for row in self._rows(padded)]
 
     def agree(self, facts):
-        """Raises ClusterError on all workers where one has other facts, {what: value}, than 0."""
+        """Compares facts, {what: value}, with worker 0's; ClusterError on all where one differs."""
         first, *others = self.share(facts)
         for number, theirs in enumerate(others, 1):
             for what in first:
                 if theirs.get(what) != first[what]:
                     self.leave()
-                    raise ClusterError(f'{self.named(number)} has {what} {theirs.get(what)}, '
-                                       f'worker 0 {first[what]}: all need the same')
+                    raise ClusterError(f'all workers need the same: {what} is {theirs.get(what)} '
+                                       f'at {self.named(number)}, {first[what]} at worker 0')
 
     def leave(self):
-        """Waits until all workers are here: none of them needs another one any more."""
+        """Waits, for BARRIER seconds at most, until all are here; then none needs another one."""
         self._left.set()
-        with contextlib.suppress(tf.errors.OpError):        # some are gone already
-            self._rows(np.zeros([1], int), timeout=60)
-        time.sleep(PARTING)
+        with contextlib.suppress(ClusterError):         # some are gone already
+            self._rows(np.zeros([1], int), timeout=BARRIER)
+        time.sleep(LINGER)
 
     def named(self, number):
+        """What a sentence calls a worker."""
         return f'worker {number} ({self.addresses[number]})'
 
     def _rows(self, row, timeout=0):
@@ -159,35 +182,53 @@ class Cluster:
         rows[self.task] = row
         options = tf.RunOptions(timeout_in_ms=1000 * timeout)
         options.experimental.collective_graph_key = GROUP
-        with tf.Graph().as_default(), tf.device(self.device):
+        with tf.Graph().as_default() as graph, tf.device(self.device):
             x = tf.placeholder(tf.int32, rows.shape)
             reduced = self._reduce(x, 'Id')
-            with tf.Session(self.target, config=self.config()) as sess:
+
+        def run():
+            with tf.Session(self.target, graph, self.config()) as sess:
                 return sess.run(reduced, {x: rows}, options=options)
+
+        with self.errors_named():
+            return _interruptible(run)
 
     # life and death
 
     @contextlib.contextmanager
-    def losses_named(self):
+    def errors_named(self):
         """Turns an error of TensorFlow's, most often another worker's end, into a ClusterError."""
         try:
             yield
         except tf.errors.OpError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error):
+        missing = []
+        for _ in range(0 if self._left.is_set() else WATCH_EVERY):
             missing = self._missing()
-            raise ClusterError(
-                _have_ended(missing) if missing else
-                f'{self.named(self.task)}: {error.message.strip().splitlines()[0]}') from error
+            if missing:
+                break
+            time.sleep(1)       # the operation fails before the other process has ended
+        self._left.set()        # what is to be said is said here
+        return ClusterError(_have_ended(missing) if missing else
+                            f'{self.named(self.task)}: {checkpoint.first_line(error)}')
 
     def _watch(self):
         """Ends this process when another worker has ended, for which TensorFlow may wait forever.
 
         Whatever its main thread is doing: the last checkpoint is what the run goes on from.
         """
-        while not self._left.wait(WATCH_EVERY):
+        missed = 0
+        while not self._left.wait(WATCH_EVERY if not missed else 1):
             missing = self._missing()
-            if missing and not self._left.is_set():
-                print(f'error: {_have_ended(missing)}', file=sys.stderr, flush=True)
-                os._exit(2)
+            missed = missed + 1 if missing else 0
+            if missed == MISSES and not self._left.is_set():
+                try:
+                    sys.stdout.flush()
+                    print(f'error: {_have_ended(missing)}', file=sys.stderr, flush=True)
+                finally:
+                    os._exit(2)
 
     def _wait_for_all(self):
         began, told = time.time(), False
@@ -200,54 +241,101 @@ class Cluster:
                 print(f'waiting for {", ".join(missing)}', file=sys.stderr, flush=True)
             time.sleep(0.2)
 
+    def _compare_versions(self):
+        """ClusterError where worker 0 and another one have different versions of TensorFlow."""
+        for number in [0] if self.task else range(1, self.size):
+            try:
+                device, *_ = _devices(self._resolved[number])
+            except tf.errors.OpError as error:
+                raise ClusterError(f'{self.named(number)}: '
+                                   f'{checkpoint.first_line(error)}') from error
+            job = re.match(r'/job:(\w+)/', device.name).group(1)
+            if job != JOB:
+                time.sleep(WATCH_EVERY)         # it finds out as well, if it is there to be asked
+                version = job.rpartition('tensorflow_')[2].replace('_', '.')
+                raise ClusterError(f'all workers need the same: TensorFlow is {version} at '
+                                   f'{self.named(number)}, {tf.__version__} here')
+
     def _missing(self):
         """Names of the workers that don't answer."""
-        return [self.named(number) for number in range(self.size)
-                if number != self.task and not _answers(self.addresses[number])]
+        others = [number for number in range(self.size) if number != self.task]
+        with concurrent.futures.ThreadPoolExecutor(len(others)) as pool:
+            answers = pool.map(_answers, [self._resolved[number] for number in others])
+            return [self.named(number) for number, answer in zip(others, answers) if not answer]
+
+
+def _devices(address):
+    """The devices of the server there and of those that it knows, its own first."""
+    config = tf.ConfigProto(operation_timeout_in_ms=1000 * TIMEOUT)
+    with tf.Session('grpc://{}:{}'.format(*address), config=config) as sess:
+        return sess.list_devices()
+
+
+def _interruptible(call):
+    """What call() returns or raises, during which Ctrl-C and SIGTERM are not waited with.
+
+    They reach the main thread only while it is not within TensorFlow.
+    """
+    done = queue.Queue()
+
+    def run():
+        try:
+            done.put((call(), None))
+        except Exception as error:
+            done.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    value, error = done.get()
+    if error:
+        raise error
+    return value
 
 
 def _answers(address):
     try:
-        socket.create_connection(split(address), WATCH_TIMEOUT).close()
+        socket.create_connection(address, TIMEOUT).close()
     except OSError:
         return False
     return True
 
 
 def _have_ended(missing):
-    return (f'{", ".join(missing)}: ended or out of reach; --resume on all workers goes on from '
-            'the last checkpoint')
+    return (f'{", ".join(missing)}: ended or out of reach, its own output says why; --resume on '
+            'all workers goes on from the last checkpoint, if there is one')
 
 
-def split(address):
-    """(host, port) of `host:port`."""
+def _resolve(address):
+    """(IPv4 address, port) of `host:port`."""
     host, _, port = address.rpartition(':')
-    return host, int(port)
-
-
-def _own_address(host, port):
-    """The IPv4 address of host, which must be one of this machine's with that port free."""
-    if not sys.platform.startswith('linux'):
-        raise ClusterError('--cluster: on Linux only; elsewhere TensorFlow\'s server, which asks '
-                           'nobody who they are, can\'t be kept to one address')
     try:
-        address = socket.getaddrinfo(host, port, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]
+        return socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)[0][4]
+    except (OSError, UnicodeError) as error:
+        raise ClusterError(f'--cluster {address}: {error}') from None
+
+
+def _check_own(name, own, resolved):
+    """ClusterError where no other worker could reach this one at its own (address, port)."""
+    address = ipaddress.ip_address(own[0])
+    if address.is_unspecified or address.is_loopback and not all(
+            ipaddress.ip_address(other).is_loopback for other, _ in resolved):
+        raise ClusterError(f'--cluster {name}: is {address} on this machine, where no other one '
+                           'reaches it; give its address in your network')
+    try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address, port))
+            probe.bind(own)
             probe.listen()
     except OSError as error:
-        raise ClusterError(f'--cluster {host}:{port}: no worker can be reached there on this '
-                           f'machine ({error.strerror})') from None
-    return address
+        raise ClusterError(f'--cluster {name}: can\'t be listened on here ({error.strerror}); '
+                           '--task says which of the addresses is this machine\'s') from None
 
 
 def _accept_only_at(address, port):
     """Has the kernel drop what comes to the server of this process for another address.
 
-    TensorFlow's server listens on all of the machine's addresses. A filter on its socket, in the
-    kernel's packet filter language (Linux, networking/filter), is as good as listening on one: it
-    is there before the server answers anything, and connections inherit it.
+    TensorFlow's server listens on all of the machine's addresses. A filter on its sockets, in the
+    kernel's packet filter language (Linux, networking/filter), does what listening on one would:
+    it is there before the server answers anything, and connections made later inherit it.
     """
     wanted, = struct.unpack('!I', socket.inet_aton(address))
     program = [
@@ -259,13 +347,17 @@ def _accept_only_at(address, port):
         (0x06, 0, 0, 0xffffffff),           # let it in
         (0x06, 0, 0, 0)]                    # drop it
     code = array.array('B', b''.join(struct.pack('HBBI', *line) for line in program))
+    filtered = 0
     for name in os.listdir('/proc/self/fd'):
-        if not os.readlink(f'/proc/self/fd/{name}').startswith('socket:'):
+        try:
+            listener = socket.socket(fileno=os.dup(int(name)))
+        except OSError:                     # no socket, or the handle of the listing itself
             continue
-        with socket.socket(fileno=os.dup(int(name))) as listener:
+        with listener:
             if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and (
                     listener.getsockname()[1] == port):
                 listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack(
                     'HP', len(program), code.buffer_info()[0]))
-                return
-    raise ClusterError(f'--cluster {address}:{port}: the server\'s socket was not found')
+                filtered += 1
+    if not filtered:
+        raise ClusterError(f'--cluster {address}:{port}: the server\'s socket was not found')

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import socket
 import stat
 import sys
 import warnings
@@ -408,7 +409,7 @@ def _write_array(source, path, image_size, crop):
 
     count, broken, crc32 = 0, [], 0
     print(f'reading {len(source.names):,} photographs of {source.folder}', file=sys.stderr)
-    partial = f'{path}.{os.getpid()}.part'
+    partial = path + partial_ending()
     try:
         with warnings.catch_warnings(), Progress(len(source.names), 'photographs') as progress, \
                 open(partial, 'wb') as f, \
@@ -445,11 +446,18 @@ def _write_array(source, path, image_size, crop):
     return facts
 
 
+def partial_ending():
+    """What a file's name ends in while this process writes it."""
+    return f'.{socket.gethostname()}.{os.getpid()}.part'
+
+
 def _remove_outdated(folder, stem, path, of):
     """Removes arrays made of the same folder when it held other files, and what a kill left."""
     for name in os.listdir(folder):
         other = os.path.join(folder, name)
-        left = re.fullmatch(r'.*\.uint8\.(?:.*\.)?(\d+)\.part', name)
+        # Of this host alone: the folder may be one that several machines share.
+        left = re.fullmatch(r'.*\.uint8\.(?:.*\.)?' + re.escape(socket.gethostname())
+                            + r'\.(\d+)\.part', name)
         if left and not _is_running(int(left.group(1))):
             os.remove(other)
         elif name.startswith(stem) and name.endswith('.uint8') and other != path:

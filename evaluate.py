@@ -256,7 +256,7 @@ def photographs_side(photographs, protocol, features_of):
         half = summary(photographs.images[order[:floor_count]], features_of)
     others = photographs.images[order[floor_count:2 * floor_count]]
     floor = compare(half, summary(others, features_of))
-    with open(f'{path}.{os.getpid()}.part', 'wb') as f:
+    with open(path + data.partial_ending(), 'wb') as f:
         np.savez_compressed(f, floor=json.dumps(floor), **real)
     os.replace(f.name, path)
     return real, floor

@@ -66,7 +66,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
     share, shares = (workers.task, workers.size) if workers else (0, 1)
     with graph.as_default(), tf.device(workers and workers.device), \
             ops.fast_convolutions(fast_for), \
-            ops.shared_statistics(sync_batch_norm and workers.shared_mean, shares), \
+            ops.shared_statistics(workers and sync_batch_norm and workers.shared_mean, shares), \
             _scope(initializer=INITIALIZERS[init]):
         tf.set_random_seed(seed)
         X = tf.placeholder(tf.float32, [None, image_size, image_size, 3], name='X')
@@ -185,14 +185,13 @@ def _scope(**options):
 def _minimize(optimizer, loss, variables, loss_scale, workers):
     if loss_scale == 1 and not workers:
         return optimizer.minimize(loss, var_list=variables)
-    gradients = [gradient for gradient, _ in
+    gradients = [gradient / loss_scale for gradient, _ in
                  optimizer.compute_gradients(loss * loss_scale, variables)]
     if workers:
         for gradient, v in zip(gradients, variables):
             gradient.set_shape(v.shape)         # TensorFlow 1.15 does not know all of them
         gradients = workers.mean(gradients)
-    return optimizer.apply_gradients([(gradient / loss_scale, v)
-                                      for gradient, v in zip(gradients, variables)])
+    return optimizer.apply_gradients(list(zip(gradients, variables)))
 
 
 def _agree(workers, done):

@@ -364,9 +364,9 @@ def batch_norm(x, is_training, decay=0.9, center=True, scale=False, epsilon=0.00
 
 def _shared_batch_norm(x, gamma, beta, epsilon, mean_of_shares, shares):
     """What fused_batch_norm gives in training, for a batch of which x is one of the shares."""
-    mean, variance = tf.nn.moments(x, [0, 1, 2])
-    mean, squares = tf.unstack(mean_of_shares(tf.stack([mean, variance + mean * mean])))
-    variance = squares - mean * mean
+    # Not tf.nn.moments, whose variance has no gradient at its mean: a second one would miss it.
+    mean = mean_of_shares(tf.reduce_mean(x, [0, 1, 2]))
+    variance = mean_of_shares(tf.reduce_mean(tf.square(x - mean), [0, 1, 2]))
     y = tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
     count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * shares, tf.float32)
     return y, mean, variance * count / (count - 1)

@@ -124,11 +124,13 @@ def device(text):
 
 def addresses(text):
     """An argparse type: comma-separated host:port, at least two, each once."""
-    found = listed(text)
+    found = [address.strip() for address in text.split(',')]
     for address in found:
         if not re.fullmatch(r'[^:\s]+:[0-9]{1,5}', address) or not (
                 0 < int(address.rpartition(':')[2]) < 65536):
             raise argparse.ArgumentTypeError(f'{address} is no host:port')
+        if found.count(address) > 1:
+            raise argparse.ArgumentTypeError(f'{address} is there twice')
     if len(found) < 2:
         raise argparse.ArgumentTypeError(f'{text} is one address; a cluster has two or more')
     return found

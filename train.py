@@ -6,6 +6,7 @@
     python train.py --dataset path/to/photographs
     python train.py --dataset lfw --fused-step --precision auto       the fastest
     python train.py --dataset celeba --resume           goes on where it was stopped
+    python train.py --dataset lfw --cluster host1:2222,host2:2222 --task 0      on host1, 1 on host2
 
 Checkpoints go to model/, sheets of samples, losses and TensorBoard's events to
 samples/dcgan_<dataset>/. Ctrl-C saves and ends.
@@ -71,27 +72,25 @@ def train(args):
                 os.makedirs(folder, exist_ok=True)
                 alone.enter_context(checkpoint.lock(folder))
             checkpoint.remove_remains(args.model_dir, name)
-        if args.cluster and not args.dry_run:
-            return train_in_cluster(source, name, samples_dir, args)
-        return train_on(source, name, samples_dir, args)
+        step, prefix = starting_point(args, name) if args.task == 0 else (0, None)
+        if not args.cluster or args.dry_run:
+            return train_on(source, name, samples_dir, args, step, prefix)
+        session.set_up(args.verbose, args.device)
+        import cluster
+        try:
+            workers = cluster.Cluster(args.cluster, args.task)
+            return train_on(source, name, samples_dir, args, step, prefix, workers)
+        except cluster.ClusterError as error:
+            options.fail(error)
 
 
-def train_in_cluster(source, name, samples_dir, args):
-    session.set_up(args.verbose, args.device)
-    import cluster
-    try:
-        return train_on(source, name, samples_dir, args, cluster.Cluster(args.cluster, args.task))
-    except cluster.ClusterError as error:
-        options.fail(error)
-
-
-def train_on(source, name, samples_dir, args, workers=None):
+def train_on(source, name, samples_dir, args, step, prefix, workers=None):
     # settings: the saved ones on --resume, else the defaults, under what was asked for
-    step, prefix = starting_point(args, name) if args.task == 0 else (0, None)
     saved = checkpoint.settings(prefix) if prefix else {}
     if workers:
         step, saved = workers.share([step, saved])[0]
-    settings = merge_settings(args, saved.get('settings', {}), prefix or "worker 0's checkpoint")
+    of = prefix or "worker 0's checkpoint"
+    settings = merge_settings(args, saved.get('settings', {}), of)
     if settings['crop'] is None:
         settings['crop'] = source.crop
     step_size = trainer.step_size(settings)
@@ -119,16 +118,20 @@ def train_on(source, name, samples_dir, args, workers=None):
         facts['labels_crc32'] = zlib.crc32(labels.tobytes())
         described['labels'] = checkpoint.labels_to_text(labels[
             data.rng(settings['seed'], 0, 'labels').permutation(len(labels))[:KEPT_LABELS]])
+    if workers:
+        workers.agree({
+            **{'--' + key.replace('_', '-'): shown(value) for key, value in settings.items()
+               if key != 'dataset'},
+            'the number of photographs': len(images), "the photographs' checksum": facts['crc32'],
+            "the labels' checksum": facts.get('labels_crc32')})
     if saved.get('data', facts) != facts:
-        options.fail(f'{source.folder} is not what {prefix} was trained on: '
+        options.fail(f'{source.folder} is not what {of} was trained on: '
                      f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
                      'or other pixels or labels')
     per_epoch, last_step, end = print_plan(args, source, len(images), step_size, step, saved)
     if workers:
-        workers.agree({
-            **{'--' + key.replace('_', '-'): shown(value) for key, value in settings.items()
-               if key != 'dataset'}, **facts, 'steps to do': [step, last_step]})
-        if step >= last_step:       # and what is left to do is for worker 0 alone
+        workers.agree({'the last step': last_step})
+        if step >= last_step:       # what is left to do is for worker 0 alone
             workers.leave()
             workers = None
     # A run that was stopped after a checkpoint may have left it unmeasured, its last one without
@@ -241,7 +244,7 @@ def merge_settings(args, saved, prefix):
     for key, value in dict(RECIPES[args.recipe], **given).items():
         # The data set is compared by its pixels: its folder may have moved.
         if saved and key == 'workers' and value != settings[key]:
-            options.fail(f'{prefix} was trained by {settings[key]} in a --cluster, not by {value}')
+            options.fail(f'{prefix} was trained by {settings[key]} workers, not by {value}')
         if saved and key != 'dataset' and value != settings[key]:
             option = '--' + key.replace('_', '-')
             options.fail(f'{option} {shown(value)}: {prefix} was trained with '
@@ -399,6 +402,8 @@ def parse(argv):
         parser.error('--cluster goes with --task, the number of this worker, and that with it')
     args.workers = len(args.cluster or [0])
     args.task = args.task or 0
+    if args.task and args.dry_run:
+        parser.error('--dry-run: of a --cluster is for --task 0, which knows the checkpoints')
     if args.task >= args.workers:
         parser.error(f'--task {args.task}: the --cluster has 0 to {args.workers - 1}')
     return args

@@ -40,7 +40,7 @@ class Batches:
     """
 
     def __init__(self, images, labels, settings, task=0):
-        """images: as data.load has them. labels: int8 [n, l], or None."""
+        """images: as data.load has them. labels: int8 [n, l], or None. task: which worker's."""
         self.images, self.labels, self.settings, self.task = images, labels, settings, task
         self.seed, self.batch_size = settings['seed'], settings['batch_size']
         self.all_workers = self.batch_size * settings['workers']
@@ -79,9 +79,10 @@ class Batches:
         return {p.labels: self.labels[rows]}
 
     def reference(self):
-        """The photographs that samples are measured against, uint8 [EVALUATED, h, w, 3]."""
-        return self.images[data.rng(self.seed, 0, 'evaluate').choice(
+        """(swd_profile, MS-SSIM) of EVALUATED photographs, which samples are measured against."""
+        photographs = self.images[data.rng(self.seed, 0, 'evaluate').choice(
             len(self.images), EVALUATED, replace=len(self.images) < EVALUATED)]
+        return metrics.swd_profile(photographs), metrics.ms_ssim(*np.split(photographs, 2))
 
 
 def step_size(settings):
@@ -92,8 +93,11 @@ def step_size(settings):
 class Keeper:
     """What is drawn, measured, written and saved of a run."""
 
-    def __init__(self, tf, sess, p, saver, plan, args, batches):
+    def __init__(self, tf, sess, p, saver, plan, args, batches, reference, stop):
+        """reference: what Batches.reference gave. stop: see stop_signals."""
         self.tf, self.sess, self.p, self.saver = tf, sess, p, saver
+        self.profile, self.alike = reference
+        self.stop = stop
         self.plan, self.args, self.batches, self.settings = plan, args, batches, plan.settings
         self.prefix = plan.prefix                               # of the newest checkpoint
         self.saved_step = plan.step if plan.prefix else None
@@ -106,14 +110,9 @@ class Keeper:
         self.sheet_noise = data.rng(seed, 0, 'sheet').uniform(-1, 1, (SHEET, z_dim))
         self.sheet_labels = batches.asked(p, SHEET, 0, 'sheet labels')
         self.evaluated_noise = data.noise(seed, 0, EVALUATED, z_dim, 'evaluate')
-        reference = batches.reference()
-        self.profile = metrics.swd_profile(reference)
-        self.alike = metrics.ms_ssim(*np.split(reference, 2))
-        if plan.unmeasured:
-            self.measure()
 
-    def after_step(self, step, loss_d, loss_g, d_real, d_fake, stop):
-        """Shows, draws, saves and measures what is due. stop: the signals that come."""
+    def after_step(self, step, loss_d, loss_g, d_real, d_fake, all_stop):
+        """Shows, draws, saves and measures what is due; all_stop: nothing comes after it."""
         last = step == self.plan.end
         self.records.status(step, loss_d, loss_g)
         if step % self.args.log_every == 0 or last:
@@ -123,7 +122,8 @@ class Keeper:
             self.records.sheet(step, self.draw(self.sheet_noise, self.sheet_labels))
         if step % self.args.save_every == 0 or last:
             self.save(step)
-            if not stop:        # who stops it does not wait for more than the checkpoint
+            # Who stops it does not wait for more than the checkpoint.
+            if not (self.stop or all_stop):
                 self.measure()
 
     def draw(self, noise, labels):
@@ -169,6 +169,7 @@ class Keeper:
         checkpoint.note_figures(self.prefix, self.plan.name, figures)
 
     def close(self):
+        """Closes the tables and draws their curves."""
         self.records.close()
 
 
@@ -181,10 +182,13 @@ def run(plan, args, batches, workers=None):
     except ValueError as error:
         options.fail(f'--precision {settings["precision"]}: {error}')
     print(f'{"computes in":16} {precision}: {why}', flush=True)
+    if settings['sync_batch_norm'] and precision != 'float32':
+        options.fail(f'--precision {settings["precision"]}: with --sync-batch-norm float32 only, '
+                     f'as its statistics would be summed in {precision}')
     import graph
+    fast_for = precision if session.has_onednn() and not args.plain_convolutions else None
     p = graph.build(
-        fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
-        fast_for=precision if session.has_onednn() and not args.plain_convolutions else None,
+        fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0, fast_for=fast_for,
         loss_scale=session.LOSS_SCALES[precision], label_count=len(settings['attributes']),
         workers=workers, **{key: settings[key] for key in OF_GRAPH})
     with p.graph.as_default():
@@ -192,14 +196,18 @@ def run(plan, args, batches, workers=None):
         variables = checkpoint.by_name(tf.global_variables())
         initializer = tf.global_variables_initializer()
         copy_first = workers and workers.copy_first(tf.global_variables())
+    if workers:
+        workers.agree({'what is computed in': precision, 'what kernels are for': fast_for,
+                       'what is reduced': workers.reductions()})
     if batches.task == 0:
         saves = plan.end // args.save_every - plan.step // args.save_every
         check_free_space(args, variables, saves + bool(plan.end % args.save_every),
                          len(checkpoint.of_run(args.model_dir, plan.name)))
+        reference = batches.reference()
 
     with contextlib.ExitStack() as closed:
         if workers:
-            closed.enter_context(workers.losses_named())
+            closed.enter_context(workers.errors_named())
         sess = closed.enter_context(session.open_session(p.graph, precision, workers))
         stop = closed.enter_context(stop_signals())
         ahead = closed.enter_context(concurrent.futures.ThreadPoolExecutor(1))
@@ -215,7 +223,9 @@ def run(plan, args, batches, workers=None):
         keeper = None
         if batches.task == 0:
             keeper = closed.enter_context(contextlib.closing(
-                Keeper(tf, sess, p, saver, plan, args, batches)))
+                Keeper(tf, sess, p, saver, plan, args, batches, reference, stop)))
+            if plan.unmeasured:
+                keeper.measure()
 
         step, all_stop = plan.step, False
         next_feeds = ahead.submit(batches.feeds, step, p)
@@ -224,15 +234,15 @@ def run(plan, args, batches, workers=None):
             next_feeds = ahead.submit(batches.feeds, step + 1, p)    # made while this step runs
             *losses, all_stop = one_step(sess, p, settings, feeds, stop, workers)
             step += 1
+            if workers and (step == plan.end or all_stop):
+                workers.leave()         # what is left to do is for worker 0 alone
             check_finite(losses[:2], 'the loss is', step, args.model_dir)
             if keeper:
-                keeper.after_step(step, *losses, stop)
+                keeper.after_step(step, *losses, all_stop)
         if keeper:
             keeper.save(step)
             if not (stop or all_stop):
                 keeper.records.gif(args.sample_every)
-        if workers:
-            workers.leave()
 
     if stop or all_stop:
         print(f'stopped at step {step:,}' + (f' and saved {keeper.prefix}' if keeper else '')
@@ -248,23 +258,23 @@ def one_step(sess, p, settings, feeds, stop, workers):
 
     stop: the signals that have come to this one. What is returned is the same on all.
     """
-    told = [p.loss_d, p.d_real, p.d_fake]
-    how = {}
+    of_d = [p.loss_d, p.d_real, p.d_fake]
+    run_options = None
     if workers:
-        told.append(p.stopping)
-        how = {'options': workers.run_options}
+        of_d.append(p.stopping)
+        run_options = workers.run_options
         feeds[-1][p.stop] = bool(stop)
     *extra, feed = feeds
     for feed_d in extra:
-        sess.run(p.optimizer_d, feed_d, **how)
+        sess.run(p.optimizer_d, feed_d, run_options)
     if settings['fused_step']:
-        _, loss_g, (loss_d, d_real, d_fake, *asked) = sess.run(
-            [p.optimizer_g, p.loss_g, told], feed, **how)
+        _, loss_g, (loss_d, d_real, d_fake, *stopping) = sess.run(
+            [p.optimizer_g, p.loss_g, of_d], feed, run_options)
     else:
-        _, (loss_d, d_real, d_fake, *asked) = sess.run([p.optimizer_d, told], feed, **how)
+        _, (loss_d, d_real, d_fake, *stopping) = sess.run([p.optimizer_d, of_d], feed, run_options)
         for _ in range(settings['g_steps']):
-            _, loss_g = sess.run([p.optimizer_g, p.loss_g], feed, **how)
-    return loss_d, loss_g, d_real, d_fake, bool(asked and asked[0])
+            _, loss_g = sess.run([p.optimizer_g, p.loss_g], feed, run_options)
+    return loss_d, loss_g, d_real, d_fake, bool(stopping and stopping[0])
 
 
 def check_free_space(args, variables, saves, there=0):

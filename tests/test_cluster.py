@@ -1,6 +1,7 @@
 """Several workers on this machine: equal to one, to each other, and what ends them."""
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -9,205 +10,279 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
+from PIL import Image
 
 from conftest import ROOT
-from test_faults import tensors
-from test_programs import refused, rows, start
+from test_faults import costly, tensors
+from test_programs import refused, rows
 
-RUN = ['--dataset', 'toy', '--image-size', '32', '--batch-size', '8', '--augment', 'flip',
-       '--average', '0.9', '--spectral-norm', '--deterministic', '--log-every', '1']
+STEPS = 18
+RUN = ['--dataset', 'toy', '--image-size', 32, '--batch-size', 8, '--augment', 'flip', '--average',
+       0.9, '--spectral-norm', '--deterministic', '--log-every', 1, '--save-every', 6,
+       '--max-steps', STEPS]
 WORKER = os.path.join(ROOT, 'tests', 'cluster_worker.py')
 
 
+@pytest.fixture
+def started():
+    """A list of processes, of which none outlives the test."""
+    processes = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
 def addresses(count):
-    """So many with free ports."""
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(('127.0.0.1', 0))
-    found = [f'127.0.0.1:{probe.getsockname()[1]}' for probe in probes]
-    for probe in probes:
-        probe.close()
-    return found
+    """So many with free ports, below those that the system gives out by itself."""
+    found = set()
+    while len(found) < count:
+        port = random.randint(20000, 32000)
+        with socket.socket() as probe:
+            if probe.connect_ex(('127.0.0.1', port)):
+                found.add(f'127.0.0.1:{port}')
+    return sorted(found)
 
 
-def start_all(cwd, *arguments, count=2, others=()):
-    """train.py as so many workers; others: what the last one is told instead."""
-    cluster = ','.join(addresses(count))
-    said = [arguments] * (count - 1) + [others or arguments]
-    return [start('train.py', *said[task], '--data-dir', cwd / 'datasets', '--cluster', cluster,
-                  '--task', task, cwd=cwd) for task in range(count)]
+def start_all(started, home, *commands, python=(sys.executable,) * 3):
+    """train.py as so many workers, each with a command of its own in a folder of its own."""
+    cluster = ','.join(addresses(len(commands)))
+    for task, command in enumerate(commands):
+        folder = home / f'worker{task}'
+        folder.mkdir(exist_ok=True)
+        command = [python[task], os.path.join(ROOT, 'train.py'), *command, '--data-dir',
+                   home / f'datasets{task}', '--cluster', cluster, '--task', task]
+        started.append(subprocess.Popen(
+            list(map(str, command)), cwd=str(folder), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, universal_newlines=True))
+    return started[-len(commands):]
 
 
 def ends(processes):
     """[(exit code, stdout, stderr)]."""
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=180) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, said)]
 
 
-def first_epoch(process):
-    for line in process.stdout:
-        if line.startswith('epoch'):
-            return
+def assert_done(processes):
+    for code, out, err in ends(processes):
+        assert code == 0, out + err
+
+
+def assert_same(home, other):
+    mine, theirs = (tensors(folder / 'worker0' / 'model' / f'dcgan_toy-{STEPS}')
+                    for folder in (home, other))
+    for name, value in theirs.items():
+        assert mine[name].tobytes() == value.tobytes(), name
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     """The folder of a run of two workers that nothing happened to."""
     home = tmp_path_factory.mktemp('whole')
-    for code, out, err in ends(start_all(home, *RUN, '--max-steps', 6, '--save-every', 3)):
-        assert code == 0, out + err
+    assert_done(start_all([], home, RUN, RUN))
     return home
 
 
 @pytest.mark.parametrize('count, settings', [
-    (2, {}), (3, {}), (3, {'fused_step': True, 'augment': ['flip', 'crop']})])
-def test_workers_are_equal_and_together_as_one(tmp_path, count, settings):
-    shared = json.dumps(dict(settings, sync_batch_norm=True))
+    (2, {'sync_batch_norm': True}),
+    (3, {'sync_batch_norm': True, 'fused_step': True, 'augment': ['flip', 'crop']}),
+    (2, {'fused_step': True, 'd_steps': 2, 'average': 0.9, 'spectral_norm': True, 'r1': 1.0,
+         'diffaugment': ['color'], 'instance_noise': 0.1})])
+def test_workers_are_equal_and_together_as_one(started, tmp_path, count, settings):
     cluster = addresses(count)
-    several = [[f'worker{task}', '10,50', str(12 // count), shared, str(task), *cluster]
-               for task in range(count)]
-    for at_once in (several, [['one', '10,10', '12', json.dumps(settings)]]):
-        processes = [subprocess.Popen([sys.executable, WORKER, *command], cwd=str(tmp_path))
-                     for command in at_once]
-        assert [process.wait(timeout=200) for process in processes] == [0] * len(processes)
-    for step in ('0', '10', '50'):
+    commands = [[f'worker{task}', '10,50', 12 // count, json.dumps(settings), task, *cluster]
+                for task in range(count)]
+    one = dict(settings, sync_batch_norm=False)
+    for at_once in (commands, [['one', '10,10', 12, json.dumps(one)]]):
+        started.extend(subprocess.Popen([sys.executable, WORKER, *map(str, command)],
+                                        cwd=str(tmp_path)) for command in at_once)
+        assert [process.wait(timeout=200) for process in started] == [0] * len(started)
+    for step in (0, 10, 50):
         first, *others = (np.load(str(tmp_path / f'worker{task}-{step}.npz'))
                           for task in range(count))
         for name in first.files:
             for other in others:
                 assert other[name].tobytes() == first[name].tobytes(), (step, name)
+    if not settings.get('sync_batch_norm'):
+        return
     # Later a leaky ReLU that is all but at 0 may fall to one side here, to the other there.
     one, several = (np.load(str(tmp_path / f'{name}-10.npz')) for name in ('one', 'worker0'))
     for name in one.files:
         # Before batch norm a bias has no effect and no gradient but rounding, which Adam makes
-        # steps of; a moving mean contains it.
-        if not name.endswith(('conv2d_1/bias', 'conv2d_2/bias', 'conv2d_3/bias', 'moving_mean',
-                              'transpose/bias', 'transpose_1/bias', 'transpose_2/bias')):
-            np.testing.assert_allclose(several[name], one[name], rtol=0, atol=1e-5, err_msg=name)
+        # steps of; the moving mean contains it.
+        before = {'discriminator/BatchNorm': 'discriminator/conv2d_1',
+                  'discriminator/BatchNorm_1': 'discriminator/conv2d_2',
+                  'discriminator/BatchNorm_2': 'discriminator/conv2d_3',
+                  'generator/BatchNorm_1': 'generator/conv2d_transpose',
+                  'generator/BatchNorm_2': 'generator/conv2d_transpose_1',
+                  'generator/BatchNorm_3': 'generator/conv2d_transpose_2'}
+        scope, _, kind = name.rpartition('/')
+        if scope in before.values() and kind == 'bias':
+            continue
+        differs = several[name] - one[name]
+        if kind == 'moving_mean' and scope in before:
+            differs = np.zeros(1)
+        assert np.abs(differs).max() < 1e-5, name
 
 
 def test_worker_0_alone_keeps_what_comes_of_it(whole):
-    assert sorted(os.listdir(str(whole))) == ['datasets', 'model', 'samples']
-    assert [row['step'] for row in rows(whole / 'samples' / 'dcgan_toy' / 'loss.csv')] == [
-        '1', '2', '3', '4', '5', '6']
-    assert rows(whole / 'samples' / 'dcgan_toy' / 'loss.csv')[-1]['images'] == '96'
-    facts = json.loads((whole / 'model' / 'dcgan_toy-6.json').read_text())
-    assert (facts['settings']['workers'], facts['images'], facts['epoch']) == (2, 96, 6 / 250)
+    assert os.listdir(str(whole / 'worker1')) == []
+    assert sorted(os.listdir(str(whole / 'worker0'))) == ['model', 'samples']
+    table = rows(whole / 'worker0' / 'samples' / 'dcgan_toy' / 'loss.csv')
+    assert [int(row['step']) for row in table] == list(range(1, STEPS + 1))
+    assert table[-1]['images'] == str(16 * STEPS)
+    facts = json.loads((whole / 'worker0' / 'model' / f'dcgan_toy-{STEPS}.json').read_text())
+    assert (facts['settings']['workers'], facts['images'], facts['epoch']) == (
+        2, 16 * STEPS, STEPS / 250)
 
 
-def test_a_stopped_run_goes_on_exactly(whole, tmp_path):
-    processes = start_all(tmp_path, *RUN, '--max-steps', 100000)
-    first_epoch(processes[0])
+@costly
+def test_a_stopped_run_goes_on_exactly(started, whole, tmp_path):
+    processes = start_all(started, tmp_path, RUN, RUN)
+    for line in processes[0].stdout:
+        if line.startswith('epoch'):
+            break
     processes[1].send_signal(signal.SIGTERM)
-    said = ends(processes)
-    assert [code for code, _, _ in said] == [143, 143]
-    step = said[1][2].splitlines()[-1].split()[3].rstrip(';')
-    assert said[0][2].splitlines()[-1] == (
+    (code0, _, err0), (code1, _, err1) = ends(processes)
+    assert (code0, code1) == (143, 143)
+    step = int(err1.splitlines()[-1][len('stopped at step '):-len('; --resume goes on')])
+    assert step < STEPS
+    assert err0.splitlines()[-1] == (
         f'stopped at step {step} and saved model/dcgan_toy-{step}; --resume goes on')
-    # The others have no checkpoint: they take worker 0's settings.
-    for code, out, err in ends(start_all(tmp_path, '--dataset', 'toy', '--resume', '--log-every', 1,
-                                         '--max-steps', max(6, int(step)))):
-        assert code == 0, out + err
-    if int(step) <= 6:      # a machine so slow that more were done compares nothing
-        mine, theirs = (tensors(home / 'model' / 'dcgan_toy-6') for home in (whole, tmp_path))
-        for name, value in theirs.items():
-            assert mine[name].tobytes() == value.tobytes(), name
+    # The other has no checkpoint: it takes worker 0's settings and weights.
+    assert_done(start_all(started, tmp_path, *[['--dataset', 'toy', '--resume']] * 2))
+    assert_same(tmp_path, whole)
 
 
+@costly
 @pytest.mark.parametrize('task', [0, 1])
-def test_a_worker_that_dies_ends_the_others_and_all_go_on(whole, tmp_path, task):
-    processes = start_all(tmp_path, *RUN, '--max-steps', 100000, '--save-every', 3)
-    while not (tmp_path / 'model' / 'dcgan_toy-3.index').exists():
+def test_a_worker_that_dies_ends_the_others_and_all_go_on(started, whole, tmp_path, task):
+    processes = start_all(started, tmp_path, RUN, RUN)
+    while not (tmp_path / 'worker0' / 'model' / 'dcgan_toy-6.index').exists():
         assert processes[0].poll() is None
-        time.sleep(0.1)
+        time.sleep(0.05)
     processes[task].kill()
     killed = time.time()
     code, _, err = ends(processes)[1 - task]
     assert time.time() - killed < 60
     assert code == 2
     assert err.splitlines()[-1].startswith(f'error: worker {task} (127.0.0.1:')
-    assert err.splitlines()[-1].endswith('--resume on all workers goes on from the last checkpoint')
-    step = max(6, *(int(name[len('dcgan_toy-'):-len('.index')]) for name in
-                    os.listdir(str(tmp_path / 'model')) if name.endswith('.index')))
-    for code, out, err in ends(start_all(tmp_path, *RUN, '--resume', '--max-steps', step)):
-        assert code == 0, out + err
-    if step == 6:
-        mine, theirs = (tensors(home / 'model' / 'dcgan_toy-6') for home in (whole, tmp_path))
-        for name, value in theirs.items():
-            assert mine[name].tobytes() == value.tobytes(), name
+    assert 'ended or out of reach' in err.splitlines()[-1]
+    assert not (tmp_path / 'worker0' / 'model' / f'dcgan_toy-{STEPS}.index').exists()
+    assert_done(start_all(started, tmp_path, *[[*RUN, '--resume']] * 2))
+    assert_same(tmp_path, whole)
 
 
-def test_another_setting_is_refused_by_all(tmp_path):
-    processes = start_all(tmp_path, *RUN, others=RUN + ['--lr', '0.0001'])
-    for code, _, err in ends(processes):
+def test_what_is_left_at_the_end_is_for_worker_0(started, tmp_path):
+    command = [*RUN[:-1], 2, '--sync-batch-norm']
+    assert_done(start_all(started, tmp_path, command, command))
+    gif = tmp_path / 'worker0' / 'samples' / 'dcgan_toy' / 'samples.gif'
+    gif.unlink()
+    (_, _, _), (code, out, _) = ends(start_all(started, tmp_path,
+                                               *[[*command, '--resume']] * 2))
+    assert gif.exists()
+    assert code == 0 and out.endswith('nothing left to do\n')
+
+
+def test_another_setting_is_refused_by_all(started, tmp_path):
+    for code, _, err in ends(start_all(started, tmp_path, RUN, [*RUN, '--lr', 0.0001])):
         assert code == 2
-        assert err.splitlines()[-1].startswith('error: worker 1 (127.0.0.1:')
-        assert err.splitlines()[-1].endswith(
-            'has --lr 0.0001, worker 0 0.0002: all need the same')
+        assert err.splitlines()[-1].startswith(
+            'error: all workers need the same: --lr is 0.0001 at worker 1 (127.0.0.1:')
+        assert err.splitlines()[-1].endswith(', 0.0002 at worker 0')
 
 
-def test_other_photographs_are_refused_by_all(tmp_path):
-    folder = tmp_path / 'other' / 'toy'
-    folder.mkdir(parents=True)
-    from PIL import Image
-    for number in range(40):
-        Image.new('RGB', (40, 40), (number, 0, 0)).save(str(folder / f'{number}.png'))
-    one = ['--dataset', folder, '--crop', 0, *RUN[2:]]
-    other = tmp_path / 'another' / 'toy'
-    other.mkdir(parents=True)
-    for number in range(40):
-        Image.new('RGB', (40, 40), (number, 1, 0)).save(str(other / f'{number}.png'))
-    for code, _, err in ends(start_all(tmp_path, *one, others=['--dataset', other, *one[2:]])):
+def test_other_photographs_are_refused_by_all(started, tmp_path):
+    for name, green in (('one', 0), ('other', 1)):
+        (tmp_path / name / 'faces').mkdir(parents=True)
+        for number in range(40):
+            Image.new('RGB', (40, 40), (number, green, 0)).save(
+                str(tmp_path / name / 'faces' / f'{number}.png'))
+    commands = [['--dataset', tmp_path / name / 'faces', *RUN[2:-1], 2]
+                for name in ('one', 'other')]
+    for code, _, err in ends(start_all(started, tmp_path, *commands)):
         assert code == 2
-        assert ' has crc32 ' in err.splitlines()[-1]
+        assert "all workers need the same: the photographs' checksum is " in err.splitlines()[-1]
 
 
-@pytest.mark.skipif('TF115_PYTHON' not in os.environ, reason='TF115_PYTHON names no Python with it')
-def test_another_tensorflow_is_refused_by_all(tmp_path):
-    cluster = ','.join(addresses(2))
-    processes = [subprocess.Popen(
-        [python, os.path.join(ROOT, 'train.py'), *RUN, '--data-dir', str(tmp_path / python[-9:-1]),
-         '--cluster', cluster, '--task', str(task)], cwd=str(tmp_path), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, universal_newlines=True)
-        for task, python in enumerate([sys.executable, os.environ['TF115_PYTHON']])]
-    for code, _, err in ends(processes):
+@pytest.mark.skipif('TF115_PYTHON' not in os.environ or tf.__version__.startswith('1.'),
+                    reason='TF115_PYTHON names no Python with it')
+def test_another_tensorflow_is_refused_by_all(started, tmp_path):
+    said = ends(start_all(started, tmp_path, RUN, RUN,
+                          python=(sys.executable, os.environ['TF115_PYTHON'])))
+    for (code, _, err), version, other in zip(said, ('1.15.5', tf.__version__), (1, 0)):
         assert code == 2
-        assert ' has TensorFlow 1.15.5, worker 0 2.' in err.splitlines()[-1]
+        assert (f'all workers need the same: TensorFlow is {version} at worker {other} (' in
+                err.splitlines()[-1])
 
 
-def test_it_answers_at_its_own_address_only(tmp_path):
+def test_it_answers_at_its_own_address_only(started, tmp_path):
     cluster = addresses(2)
-    process = start('train.py', *RUN, '--cluster', ','.join(cluster), '--task', 0, cwd=tmp_path)
+    command = [sys.executable, os.path.join(ROOT, 'train.py'), *map(str, RUN), '--cluster',
+               ','.join(cluster), '--task', '0']
+    process = subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, universal_newlines=True)
+    started.append(process)
     for line in process.stderr:
         if line.startswith('waiting for'):
             break
     assert line == f'waiting for worker 1 ({cluster[1]})\n'
-    port = int(cluster[0].rpartition(':')[2])
+    port, other_port = (int(address.rpartition(':')[2]) for address in cluster)
     socket.create_connection(('127.0.0.1', port), 5).close()
     for elsewhere in ('127.0.0.2', '::1'):
         with pytest.raises(OSError):
             socket.create_connection((elsewhere, port), 1)
-    assert 'no worker can be reached there on this machine (Address already in use)' in refused(
+    assert f'{cluster[0]}: can\'t be listened on here (Address already in use)' in refused(
         'train.py', *RUN, '--model-dir', 'other', '--samples-dir', 'others', '--cluster',
         ','.join(cluster), '--task', 0, cwd=tmp_path)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
+    with socket.socket() as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        silent.bind(('127.0.0.1', other_port))
+        silent.listen()
+        (code, _, err), = ends([process])
+        assert code == 2
+        assert err.splitlines()[-1].startswith(f'error: worker 1 ({cluster[1]}): ')
 
 
-def test_bad_options(tmp_path):
-    for options, sentence in [
-            (['--cluster', 'a:1,b:2'], '--cluster goes with --task'),
-            (['--task', 1], '--cluster goes with --task'),
-            (['--cluster', 'a:1,b:2', '--task', 2], '--task 2: the --cluster has 0 to 1'),
-            (['--cluster', 'a:1', '--task', 0], 'a:1 is one address'),
-            (['--cluster', 'a:1,b', '--task', 0], 'b is no host:port'),
-            (['--cluster', 'a:1,b:65536', '--task', 0], 'b:65536 is no host:port'),
-            (['--sync-batch-norm'], '--sync-batch-norm: goes with --cluster'),
-            (['--cluster', '192.0.2.1:2222,127.0.0.1:2223', '--task', 0],
-             '192.0.2.1:2222: no worker can be reached there on this machine')]:
-        assert sentence in refused('train.py', *RUN, *options, cwd=tmp_path)
+def test_ctrl_c_ends_the_waiting_for_another_one(started, tmp_path):
+    first, second = start_all(started, tmp_path, RUN, RUN)
+    for line in second.stderr:
+        if line.startswith('reading'):
+            break
+    second.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    first.send_signal(signal.SIGINT)
+    (code, _, err), = ends([first])
+    assert code == 130 and err.endswith('interrupted\n')
+
+
+@pytest.mark.parametrize('options, sentence', [
+    (['--cluster', 'a:1,b:2'], '--cluster goes with --task'),
+    (['--task', 1], '--cluster goes with --task'),
+    (['--cluster', 'a:1,b:2', '--task', 2], '--task 2: the --cluster has 0 to 1'),
+    (['--cluster', 'a:1', '--task', 0], 'a:1 is one address'),
+    (['--cluster', 'a:1,b:2,a:1', '--task', 0], 'a:1 is there twice'),
+    (['--cluster', 'a:1,b', '--task', 0], 'b is no host:port'),
+    (['--cluster', 'a:1,b:65536', '--task', 0], 'b:65536 is no host:port'),
+    (['--sync-batch-norm'], '--sync-batch-norm: goes with --cluster')])
+def test_bad_options(tmp_path, options, sentence):
+    assert sentence in refused('train.py', *RUN, *options, cwd=tmp_path)
+
+
+def test_bad_addresses():
+    cluster = pytest.importorskip('cluster')
+    for addresses, sentence in [
+            (['192.0.2.1:2222', '127.0.0.1:2223'], "192.0.2.1:2222: can't be listened on here"),
+            (['127.0.1.1:2222', '192.0.2.1:2222'], '127.0.1.1:2222: is 127.0.1.1 on this machine'),
+            (['0.0.0.0:2222', '127.0.0.1:2223'], '0.0.0.0:2222: is 0.0.0.0 on this machine'),
+            (['a..b:1', '127.0.0.1:2223'], '--cluster a..b:1: '),
+            (['::1:2222', '127.0.0.1:2223'], '--cluster ::1:2222: ')]:
+        with pytest.raises(cluster.ClusterError, match=sentence.replace('.', r'\.')):
+            cluster.Cluster(addresses, 0)
 
 
 def test_a_run_of_two_does_not_go_on_as_one(whole):
-    assert 'model/dcgan_toy-6 was trained by 2 in a --cluster, not by 1' in refused(
-        'train.py', '--dataset', 'toy', '--resume', cwd=whole)
+    assert 'was trained by 2 workers, not by 1' in refused(
+        'train.py', '--dataset', 'toy', '--resume', cwd=whole / 'worker0')

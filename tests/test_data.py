@@ -3,6 +3,7 @@ import errno
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import zipfile
@@ -220,11 +221,13 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
     process.wait()
     cache = tmp_path / 'cache'
     cache.mkdir()
-    left = [cache / f'other-8px-crop0-0123.uint8.{pid}.part' for pid in (process.pid, os.getpid())]
+    left = [cache / f'other-8px-crop0-0123.uint8.{host}.{pid}.part' for host, pid in [
+        (socket.gethostname(), process.pid), (socket.gethostname(), os.getpid()),
+        ('elsewhere', process.pid)]]
     for path in left:
         path.write_bytes(b'half')
     load(fill(tmp_path / 'faces', 3), tmp_path)
-    assert [path.exists() for path in left] == [False, True]
+    assert [path.exists() for path in left] == [False, True, True]
 
 
 # lfw, celeba, toy

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 
 import checkpoint
 import train
+import trainer
 from test_programs import TOY, refused, rows, run, start
 
 costly = pytest.mark.skipif(
@@ -225,19 +226,19 @@ def test_one_folder_for_both_does_not_keep_itself_out(tmp_path, monkeypatch):
 def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
     args = train.parse(['--model-dir', str(tmp_path), '--max-to-keep', '3'])
     variables = {'v': tf.zeros([1000, 1000])}
-    monkeypatch.setattr(train.shutil, 'disk_usage',
+    monkeypatch.setattr(trainer.shutil, 'disk_usage',
                         lambda folder: shutil._ntuple_diskusage(0, 0, 20 * 10 ** 6))
-    train.check_free_space(args, variables, 3)      # 5 of 4 MB
-    train.check_free_space(args, variables, 100, there=1)
+    trainer.check_free_space(args, variables, 3)      # 5 of 4 MB
+    trainer.check_free_space(args, variables, 100, there=1)
     with pytest.raises(SystemExit):     # Saver removes one only after it has written one
-        monkeypatch.setattr(train.shutil, 'disk_usage',
+        monkeypatch.setattr(trainer.shutil, 'disk_usage',
                             lambda folder: shutil._ntuple_diskusage(0, 0, 7 * 10 ** 6))
-        train.check_free_space(args, variables, 3, there=10)
+        trainer.check_free_space(args, variables, 3, there=10)
     assert '7 MB are free, up to 8 are needed for 2' in capsys.readouterr().err
-    monkeypatch.setattr(train.shutil, 'disk_usage',
+    monkeypatch.setattr(trainer.shutil, 'disk_usage',
                         lambda folder: shutil._ntuple_diskusage(0, 0, 20 * 10 ** 6))
     with pytest.raises(SystemExit):
-        train.check_free_space(train.parse(['--model-dir', str(tmp_path)]), variables, 9)
+        trainer.check_free_space(train.parse(['--model-dir', str(tmp_path)]), variables, 9)
     message = capsys.readouterr().err
     assert f'{tmp_path}: 20 MB are free, up to 28 are needed for 7 checkpoints' in message
 

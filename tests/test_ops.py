@@ -160,6 +160,26 @@ def test_batch_norm_in_training(graph, static):
     np.testing.assert_allclose(variance, 0.9 + 0.1 * X.var(axes) * n / (n - 1), rtol=1e-6)
 
 
+def test_shared_statistics_are_those_of_the_whole_batch(graph):
+    """Of two equal shares each statistic's mean is itself."""
+    weights = tf.constant([1., -2, 3])
+    results = []
+    for x, shares in ((tf.constant(X), 2), (tf.constant(np.concatenate([X, X])), 1)):
+        with ops.shared_statistics(tf.identity if shares > 1 else None, shares):
+            y = ops.batch_norm(x, True)
+        updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)[-2:]
+        slope = tf.gradients(tf.reduce_sum(tf.sin(y) * weights), x)[0]
+        # As a penalty on slopes has it.
+        second = tf.gradients(tf.reduce_sum(tf.square(slope) * tf.cos(3 * x)), x)[0]
+        results.append(([y, slope, second], tf.global_variables()[-2:], updates))
+    with tf.Session() as sess:
+        sess.run(tf.global_variables_initializer())
+        sess.run([updates for _, _, updates in results])
+        (shared, moving), (whole, whole_moving) = sess.run([result[:2] for result in results])
+    for mine, theirs in zip(shared + moving, [value[:len(X)] for value in whole] + whole_moving):
+        np.testing.assert_allclose(mine, theirs, atol=2e-6 * np.abs(theirs).max())
+
+
 @pytest.mark.parametrize('static', [True, False])
 def test_batch_norm_in_use(graph, static):
     is_training = False if static else tf.placeholder(tf.bool, [])

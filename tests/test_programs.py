@@ -19,6 +19,7 @@ import generate
 import models
 import parity
 import train
+import trainer
 from conftest import ROOT
 
 TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
@@ -235,9 +236,9 @@ def test_a_run_that_ran_away_is_not_saved(home, tmp_path):
 
 
 def test_what_is_not_finite_ends_a_run(capsys):
-    train.check_finite(np.ones(3), 'its images are', 8, 'model')
+    trainer.check_finite(np.ones(3), 'its images are', 8, 'model')
     with pytest.raises(SystemExit) as stop:
-        train.check_finite(np.array([1, np.inf]), 'its images are', 8, 'model')
+        trainer.check_finite(np.array([1, np.inf]), 'its images are', 8, 'model')
     assert stop.value.code == 2
     assert 'step 8: its images are no longer finite' in capsys.readouterr().err
 
