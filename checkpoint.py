@@ -372,5 +372,6 @@ def _named(prefix):
 def first_line(error):
     """What an error of TensorFlow's says, without its traces."""
     lines = (getattr(error, 'message', None) or str(error)).strip().splitlines()
-    telling = [line for line in lines if line and line != 'Graph execution error:']
+    traces = ('Graph execution error:', 'Detected at node', '    File ', 'Node: ')
+    telling = [line for line in lines if line and not line.startswith(traces)]
     return telling[0] if telling else type(error).__name__

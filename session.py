@@ -18,7 +18,7 @@ REWRITERS = {                                                  # of RewriterConf
 # What losses are multiplied with for the gradients, so that float16 does not lose the small ones; a
 # power of 2, exact in binary. bfloat16 has float32's range.
 LOSS_SCALES = {'float32': 1, 'bfloat16': 1, 'float16': 1024}
-REWRITER_ON = 1                                                # RewriterConfig.ON
+REWRITER_ON, REWRITER_OFF = 1, 2                               # of RewriterConfig.Toggle
 BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}                   # as /proc/cpuinfo names them
 TENSOR_CORES = (7, 0)                                          # from this compute capability on
 
@@ -108,7 +108,12 @@ def open_session(graph, precision='float32', workers=None):
     import tensorflow.compat.v1 as tf
     config = workers.config() if workers else tf.ConfigProto()
     if precision in REWRITERS:
-        setattr(config.graph_options.rewrite_options, REWRITERS[precision], REWRITER_ON)
+        rewrite = config.graph_options.rewrite_options
+        setattr(rewrite, REWRITERS[precision], REWRITER_ON)
+        if workers:
+            # Else it makes _FusedConv2D of bfloat16, which a server refuses before oneDNN's own
+            # pass would have turned it into an op that is there.
+            rewrite.remapping = REWRITER_OFF
     return tf.Session(workers.target if workers else '', graph, config)
 
 
