@@ -3,6 +3,7 @@
 By default it is the original's, name for name. Everything else is an option that adds to it.
 """
 import collections
+import functools
 
 import tensorflow.compat.v1 as tf
 
@@ -79,9 +80,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         if average or instance_noise or diffaugment or gradient_penalty:
             step = tf.placeholder(tf.int32, [], name='step')
 
-        def seed_of(stream):
-            """For TensorFlow's stateless random numbers, which are a function of it."""
-            return tf.stack([seed, 8 * (step * shares + share) + stream])
+        seed_of = functools.partial(_seed, seed, step, share=share, shares=shares)
 
         # Without a tf.cond at each batch norm a fused step takes 2 % less time.
         training = True if fused_g_steps else is_training
@@ -208,6 +207,14 @@ def _clip(variables, limit):
     """Brings all of their values into [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
     return tf.group(*[v.assign(tf.clip_by_value(v.read_value(), -limit, limit), read_value=False)
                       for v in variables])
+
+
+def _seed(seed, step, stream, share=0, shares=1):
+    """For TensorFlow's stateless random numbers, which are a function of it.
+
+    share: which worker's of so many, which draw different ones.
+    """
+    return tf.stack([seed, 8 * (step * shares + share) + stream])
 
 
 def _noisy(images, stddev, step, seed):

@@ -17,9 +17,9 @@ from conftest import ROOT
 from test_faults import costly, tensors
 from test_programs import refused, rows
 
-STEPS = 18
+STEPS = 12
 RUN = ['--dataset', 'toy', '--image-size', 32, '--batch-size', 8, '--augment', 'flip', '--average',
-       0.9, '--spectral-norm', '--deterministic', '--log-every', 1, '--save-every', 6,
+       0.9, '--spectral-norm', '--deterministic', '--log-every', 1, '--save-every', 4,
        '--max-steps', STEPS]
 WORKER = os.path.join(ROOT, 'tests', 'cluster_worker.py')
 
@@ -139,7 +139,7 @@ def test_worker_0_alone_keeps_what_comes_of_it(whole):
 
 
 @costly
-def test_a_stopped_run_goes_on_exactly(started, whole, tmp_path):
+def test_stopped_and_killed_it_goes_on_exactly(started, whole, tmp_path):
     processes = start_all(started, tmp_path, RUN, RUN)
     for line in processes[0].stdout:
         if line.startswith('epoch'):
@@ -152,26 +152,21 @@ def test_a_stopped_run_goes_on_exactly(started, whole, tmp_path):
     assert err0.splitlines()[-1] == (
         f'stopped at step {step} and saved model/dcgan_toy-{step}; --resume goes on')
     # The other has no checkpoint: it takes worker 0's settings and weights.
-    assert_done(start_all(started, tmp_path, *[['--dataset', 'toy', '--resume']] * 2))
-    assert_same(tmp_path, whole)
-
-
-@costly
-@pytest.mark.parametrize('task', [0, 1])
-def test_a_worker_that_dies_ends_the_others_and_all_go_on(started, whole, tmp_path, task):
-    processes = start_all(started, tmp_path, RUN, RUN)
-    while not (tmp_path / 'worker0' / 'model' / 'dcgan_toy-6.index').exists():
-        assert processes[0].poll() is None
-        time.sleep(0.05)
-    processes[task].kill()
-    killed = time.time()
-    code, _, err = ends(processes)[1 - task]
-    assert time.time() - killed < 60
-    assert code == 2
-    assert err.splitlines()[-1].startswith(f'error: worker {task} (127.0.0.1:')
-    assert 'ended or out of reach' in err.splitlines()[-1]
+    again = ['--dataset', 'toy', '--resume', '--log-every', 1, '--save-every', 4]
+    for task in (1, 0):
+        processes = start_all(started, tmp_path, again, again)
+        for line in processes[0].stdout:
+            if line.startswith('epoch'):
+                break
+        processes[task].kill()
+        killed = time.time()
+        code, _, err = ends(processes)[1 - task]
+        assert time.time() - killed < 60
+        assert code == 2
+        assert err.splitlines()[-1].startswith(f'error: worker {task} (127.0.0.1:')
+        assert 'ended or out of reach' in err.splitlines()[-1]
     assert not (tmp_path / 'worker0' / 'model' / f'dcgan_toy-{STEPS}.index').exists()
-    assert_done(start_all(started, tmp_path, *[[*RUN, '--resume']] * 2))
+    assert_done(start_all(started, tmp_path, again, again))
     assert_same(tmp_path, whole)
 
 

@@ -98,7 +98,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(command, whole, tmp_path):
 @costly
 def test_stopped_at_random_moments_it_saves_and_goes_on(command, whole, tmp_path):
     chance = random.Random(int(os.environ.get('SEED', '0')))
-    for _ in range(int(os.environ.get('KILLS', '3'))):
+    for _ in range(int(os.environ.get('KILLS', '2'))):
         number, word = chance.choice([(signal.SIGINT, 'interrupted'),
                                       (signal.SIGTERM, 'terminated')])
         process = start(*command, cwd=tmp_path)
