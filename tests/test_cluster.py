@@ -61,7 +61,7 @@ def start_all(started, home, *commands, python=(sys.executable,) * 3):
 
 def ends(processes):
     """[(exit code, stdout, stderr)]."""
-    said = [process.communicate(timeout=180) for process in processes]
+    said = [process.communicate(timeout=300) for process in processes]
     return [(process.returncode, *texts) for process, texts in zip(processes, said)]
 
 
@@ -127,6 +127,7 @@ def test_workers_are_equal_and_together_as_one(started, tmp_path, count, setting
         assert np.abs(differs).max() < 1e-5, name
 
 
+@costly
 def test_worker_0_alone_keeps_what_comes_of_it(whole):
     assert os.listdir(str(whole / 'worker1')) == []
     assert sorted(os.listdir(str(whole / 'worker0'))) == ['model', 'samples']
@@ -170,6 +171,7 @@ def test_stopped_and_killed_it_goes_on_exactly(started, whole, tmp_path):
     assert_same(tmp_path, whole)
 
 
+@costly
 def test_what_is_left_at_the_end_is_for_worker_0(started, tmp_path):
     command = [*RUN[:-1], 2, '--sync-batch-norm']
     assert_done(start_all(started, tmp_path, command, command))
@@ -278,6 +280,7 @@ def test_bad_addresses():
             cluster.Cluster(addresses, 0)
 
 
+@costly
 def test_a_run_of_two_does_not_go_on_as_one(whole):
     assert 'was trained by 2 workers, not by 1' in refused(
         'train.py', '--dataset', 'toy', '--resume', cwd=whole / 'worker0')
