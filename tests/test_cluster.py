@@ -87,7 +87,8 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize('count, settings', [
     (2, {'sync_batch_norm': True}),
-    (3, {'sync_batch_norm': True, 'fused_step': True, 'augment': ['flip', 'crop']}),
+    pytest.param(3, {'sync_batch_norm': True, 'fused_step': True, 'augment': ['flip', 'crop']},
+                 marks=costly),
     (2, {'fused_step': True, 'd_steps': 2, 'average': 0.9, 'spectral_norm': True, 'r1': 1.0,
          'diffaugment': ['color'], 'instance_noise': 0.1})])
 def test_workers_are_equal_and_together_as_one(started, tmp_path, count, settings):
