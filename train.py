@@ -242,9 +242,9 @@ def merge_settings(args, saved, prefix):
     settings = {**DEFAULTS, **LOSSES[loss], **saved}
     given = {key: getattr(args, key) for key in DEFAULTS if getattr(args, key) is not None}
     for key, value in dict(RECIPES[args.recipe], **given).items():
-        # The data set is compared by its pixels: its folder may have moved.
         if saved and key == 'workers' and value != settings[key]:
             options.fail(f'{prefix} was trained by {settings[key]} workers, not by {value}')
+        # The data set is compared by its pixels: its folder may have moved.
         if saved and key != 'dataset' and value != settings[key]:
             option = '--' + key.replace('_', '-')
             options.fail(f'{option} {shown(value)}: {prefix} was trained with '
@@ -384,7 +384,7 @@ def parse(argv):
                        help='checkpoints that stay, 0: all (%(default)s)')
     group.add_argument('--cluster', type=options.addresses, metavar='HOST:PORT,...',
                        help='train with a process at each of these addresses, in a network of '
-                            'their own: whoever reaches the ports can do as he likes')
+                            'their own: who reaches a port can do what the process can')
     group.add_argument('--task', type=options.whole(0), metavar='N',
                        help='with --cluster: which of them this one is; number 0 keeps the '
                             'checkpoints')
