@@ -8,7 +8,7 @@ What was run before is not run again, so that it can be stopped at any time and 
 --only. The table, in Markdown, is of all whole runs in --out on that set and of that length: for
 each the figures of evaluate.py with averaged weights and with the weights themselves, and the loss
 of D over its last 100 rows. Of models that know attributes it also has how often these are read on
-the faces as they were asked for.
+the faces as they were asked for. --sheet draws the first faces of each, a row a run.
 """
 import argparse
 import csv
@@ -17,9 +17,14 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import checkpoint  # noqa: E402
+import pictures  # noqa: E402
+import sampler  # noqa: E402
+import session  # noqa: E402
 import train  # noqa: E402
 
 # The original's settings, in the fastest way, with an average that changes nothing of the rest.
@@ -126,6 +131,17 @@ def read(attributes):
     return f'{sum(shares) / len(shares):.1%}' if shares else '-'
 
 
+def sheet(runs, args, count=16):
+    """A row a run, its name and what its averaged weights draw."""
+    session.set_up()
+    faces = []
+    for change in runs:
+        with sampler.Sampler(checkpoint.find(folder_of(change, args))) as generator:
+            faces.append(pictures.sheet(next(generator.draw_many(0, count, count)), count))
+    names = pictures.headings(runs, faces[0].shape[0])
+    return np.concatenate([np.rot90(names, -1), np.concatenate(faces)], axis=1)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n\n')[0])
     parser.add_argument('--dataset', default='lfw')
@@ -135,11 +151,15 @@ def main():
     parser.add_argument('--network', help='frozen graph that classify.py wrote')
     parser.add_argument('--only', nargs='+', choices=CHANGES, default=list(CHANGES))
     parser.add_argument('--out', default='runs')
+    parser.add_argument('--sheet', metavar='PNG', help='of the first 16 faces of seed 0 of each')
     args = parser.parse_args()
     for change in args.only:
         if not is_whole(change, args):
             run(change, args)
-    print('\n'.join(table([change for change in CHANGES if is_whole(change, args)], args)))
+    runs = [change for change in CHANGES if is_whole(change, args)]
+    print('\n'.join(table(runs, args)))
+    if args.sheet:
+        pictures.write(args.sheet, sheet(runs, args))
 
 
 if __name__ == '__main__':
