@@ -47,8 +47,8 @@ CHANGES = {
     'r1-10': {'r1': 10},
     'batch-100': {'batch-size': 100},
     'batch-128': {'batch-size': 128},
-    'projection': {'attributes': ATTRIBUTES},
-    'maps': {'attributes': ATTRIBUTES, 'condition': 'maps'},
+    'projection': {'attributes': ATTRIBUTES, 'spectral-norm': True},
+    'maps': {'attributes': ATTRIBUTES, 'spectral-norm': True, 'condition': 'maps'},
     'wgan': {'loss': 'wgan'},
     'wgan-gp': {'loss': 'wgan-gp'},
 }
