@@ -3,9 +3,11 @@
     RUNS=7 python -m pytest tests/test_faults.py -k "killed_run or random_moments"     more of them
 """
 import contextlib
+import errno
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import time
@@ -246,14 +248,22 @@ def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
     assert f'{tmp_path}: 20 MB are free, up to 28 are needed for 7 checkpoints' in message
 
 
-@costly
-@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='may not mount')
-def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
-    full = tmp_path / 'full'
-    full.mkdir()
-    if os.system(f'mount -t tmpfs -o size=400m none {full} 2>/dev/null'):
+@contextlib.contextmanager
+def mounted(folder, size):
+    """A file system of its own in folder; where none may be mounted, the test is skipped."""
+    folder.mkdir()
+    if os.system(f'mount -t tmpfs -o size={size} none {folder} 2>/dev/null'):
         pytest.skip('may not mount')
     try:
+        yield
+    finally:
+        os.system(f'umount {folder}')
+
+
+@costly
+def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
+    full = tmp_path / 'full'
+    with mounted(full, '400m'):
         command = [*command, '--model-dir', str(full), '--max-to-keep', 1]
         process = start(*command, cwd=tmp_path)
         for line in process.stdout:
@@ -270,8 +280,37 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
         (full / 'other').unlink()
         run(*command, cwd=tmp_path)
         assert checkpoint.of_run(str(full), 'dcgan_toy')[-1][0] == 12
-    finally:
-        os.system(f'umount {full}')
+
+
+@costly
+def test_a_read_only_disk_is_named(command, whole, tmp_path):
+    disk = tmp_path / 'disk'
+    with mounted(disk, '1m'):
+        assert os.system(f'mount -o remount,ro {disk}') == 0
+        reason = os.strerror(errno.EROFS)
+        for folder in ('--model-dir', '--samples-dir', '--data-dir'):
+            given = [*command, folder, disk / 'new']
+            assert refused(*given, cwd=tmp_path) == f'error: {disk}/new: {reason}\n'
+        given = ['generate.py', '--ckpt', whole / 'model']
+        assert refused(*given, '--out', disk, cwd=tmp_path).endswith(
+            f'{disk}/faces_seed0.png.part: {reason}\n')
+
+
+@costly
+@pytest.mark.skipif(not hasattr(resource, 'prlimit'), reason='Linux only')
+def test_without_file_handles_the_last_checkpoint_is_left(command, whole, tmp_path):
+    process = start(*command, cwd=tmp_path)
+    for line in process.stdout:
+        if 'step 5/' in line:       # after the first checkpoint
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, 3))
+            break
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2, err
+    assert err.splitlines()[-1].endswith(os.strerror(errno.EMFILE)), err
+    assert 'Traceback' not in err
+    checkpoint.verify(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
+    run(*command, cwd=tmp_path)
+    assert_same_run(tmp_path, whole)
 
 
 @costly
