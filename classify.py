@@ -2,7 +2,7 @@ r"""Trains a small network to read CelebA's 40 labels, and writes it as a frozen
 
     python classify.py --data-dir datasets --out model/labels.pb
     python evaluate.py --dataset lfw --inception model/labels.pb --input images --output features
-    python evaluate.py --ckpt model/dcgan_celeba-9000 --dataset celeba \
+    python evaluate.py --ckpt model/dcgan_celeba_attributes --dataset celeba \
         --labels model/labels.pb
 
 It is learnt from the train part and tested on the valid part of datasets/celeba/. Its features are

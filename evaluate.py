@@ -4,7 +4,7 @@
     python evaluate.py --ckpt model/ --dataset lfw --num 1000           a quick look
     python evaluate.py --dataset celeba --inception classify_image_graph_def.pb --json figures.json
     python evaluate.py --dataset celeba --all --sheet
-    python evaluate.py --dataset celeba --ckpt model/dcgan_celeba-9000 \
+    python evaluate.py --dataset celeba --ckpt model/dcgan_celeba_attributes \
         --labels model/labels.pb                                        does it obey?
 
 Every figure stands beside the floor: the same figure of photographs against other photographs of

@@ -5,8 +5,8 @@
     python generate.py --interpolate 1 2 --frames 32
     python generate.py --arithmetic "seeds:1,2,3 - 4,5,6 + 7,8,9"
     python generate.py --num 16 --truncate 0.7 --save-latents some.npy
-    python generate.py --ckpt model/dcgan_celeba-9000 --attributes Smiling=1,Male=-1
-    python generate.py --ckpt model/dcgan_celeba-9000 --attribute-sheet
+    python generate.py --ckpt model/dcgan_celeba_attributes --attributes Smiling=1,Male=-1
+    python generate.py --ckpt model/dcgan_celeba_attributes --attribute-sheet
 
 --ckpt takes a folder (its newest checkpoint), a prefix or one of a checkpoint's files, of this
 program or of the original one. The same seed draws the same faces; the face of a seed is the
