@@ -385,17 +385,18 @@ def test_separate_images_are_those_of_the_sheet(home, tmp_path):
                       ).max() <= 1
 
 
-@pytest.mark.parametrize('name, asked, drawn', [
-    ('dcgan_celeba', ['--num', 100], 'faces_seed0.png'),
-    ('dcgan_lfw', ['--num', 100], 'faces_seed0.png'),
-    ('dcgan_celeba_attributes', ['--attribute-sheet'], 'attributes_seed0.png')])
-def test_the_sheets_in_the_readme_are_what_their_commands_draw(tmp_path, name, asked, drawn):
+@pytest.mark.parametrize('name, asked, drawn, height', [
+    ('dcgan_celeba', ['--num', 100], 'faces_seed0.png', 640),
+    ('dcgan_lfw', ['--num', 100], 'faces_seed0.png', 640),
+    ('dcgan_celeba_attributes', ['--attribute-sheet'], 'attributes_seed0.png', 512)])
+def test_the_sheets_in_the_readme_are_what_their_commands_draw(tmp_path, name, asked, drawn,
+                                                               height):
     run('generate.py', '--ckpt', os.path.join(ROOT, 'model', name), '--out', tmp_path, *asked,
         cwd=tmp_path)
-    faces, shown = (pixels(path)[-8 * 64:].astype(int)      # without headings, set in a font
+    faces, shown = (pixels(path)[-height:].astype(int)      # without headings, set in a font
                     for path in (tmp_path / drawn, os.path.join(ROOT, 'samples', name + '.png')))
     assert faces.shape == shown.shape
-    # Rounding differs between processors: by a grey level.
+    # Rounding differs between TensorFlows and processors: by a grey level in few pixels.
     assert np.abs(faces - shown).max() <= 1
 
 
