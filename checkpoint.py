@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 
 import numpy as np
 
@@ -28,7 +29,9 @@ FORMAT = 1              # of <prefix>.json; a change that an older program can't
 LOCK = '.lock'          # file in a folder that a run trains into
 BEST = 'best'           # folder beside a run's checkpoints that keeps the best one
 STEP = re.compile(r'-(\d+)$')
-FACTS = {'settings', 'data', 'step', 'epoch'}       # what <prefix>.json holds at least
+FACTS = {                                           # what <prefix>.json holds at least
+    ('settings',): dict, ('step',): int, ('epoch',): (int, float), ('data', 'dataset'): str,
+    ('data', 'photographs'): int, ('data', 'crc32'): int}
 AVERAGE = '/ExponentialMovingAverage'     # what tf.train.ExponentialMovingAverage adds to a name
 RECORDED = re.compile(r'^(?:all_)?model_checkpoint_paths?: "(?:.*/)?([^"/]+)"$', re.MULTILINE)
 
@@ -74,6 +77,19 @@ def of_run(folder, name):
     found = [(pattern.fullmatch(os.path.basename(prefix)), prefix) for prefix in _prefixes(folder)]
     return sorted((int(match.group(1)), prefix) for match, prefix in found
                   if match and _is_complete(prefix))
+
+
+def is_one(prefix):
+    """Whether there is a checkpoint of that prefix, complete or not."""
+    return os.path.exists(prefix + '.index')
+
+
+def runs(folder):
+    """{name: prefix of its newest complete checkpoint} of the runs in a folder."""
+    names = {STEP.sub('', os.path.basename(prefix)) for prefix in _prefixes(folder)
+             if STEP.search(prefix)}
+    newest = {name: of_run(folder, name)[-1:] for name in sorted(names)}
+    return {name: found[0][1] for name, found in newest.items() if found}
 
 
 def refuse_patterns(path):
@@ -137,9 +153,15 @@ def settings(prefix):
     if isinstance(facts, dict) and facts.get('format', FORMAT) != FORMAT:
         raise CheckpointError(f'{prefix}.json is of format {facts["format"]}, from another version '
                               f'of this program, which knows {FORMAT}')
-    if not isinstance(facts, dict) or not set(facts) >= FACTS or not (
-            isinstance(facts['settings'], dict) and isinstance(facts['data'], dict)):
+    if not isinstance(facts, dict) or any(
+            not isinstance(_at(facts, *where), types) for where, types in FACTS.items()):
         raise CheckpointError(f'{prefix}.json holds no settings of this program')
+    return facts
+
+
+def _at(facts, *where):
+    for key in where:
+        facts = facts.get(key) if isinstance(facts, dict) else None
     return facts
 
 
@@ -157,11 +179,15 @@ def labels_of(prefix):
     facts = settings(prefix)
     names = facts.get('settings', {}).get('attributes', [])
     rows = facts.get('labels', [])
-    if bool(names) != bool(rows) or any(len(row) != len(names) or set(row) - set('+-')
-                                        for row in rows):
+    if not _are_texts(names) or not _are_texts(rows) or bool(names) != bool(rows) or any(
+            len(row) != len(names) or set(row) - set('+-') for row in rows):
         raise CheckpointError(f'{prefix}.json: its labels are not those of its attributes')
     labels = np.array([[1 if sign == '+' else -1 for sign in row] for row in rows], np.int8)
     return names, labels.reshape(len(rows), len(names))
+
+
+def _are_texts(values):
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def generator_facts(prefix):
@@ -174,13 +200,14 @@ def generator_facts(prefix):
     from models import IMAGE_SIZES
     with _named(prefix):
         shapes = _shapes(prefix)
-    if not {'generator/dense/kernel', 'generator/g/kernel'} <= set(shapes):
+    first, last = (shapes.get(f'generator/{layer}/kernel', []) for layer in ('dense', 'g'))
+    if len(first) != 2 or len(last) != 4 or not all(first + last):
         raise CheckpointError(f'{prefix}: holds no generator of this network')
-    inputs, units = shapes['generator/dense/kernel']
+    inputs, units = first
     z_dim = inputs - len(labels_of(prefix)[0])
     if z_dim < 1:
         raise CheckpointError(f'{prefix}: its generator is not that of {prefix}.json')
-    width = shapes['generator/g/kernel'][-1]
+    width = last[-1]
     image_size = 16 * int(round((units / (8 * width)) ** 0.5))
     if image_size not in IMAGE_SIZES:
         raise CheckpointError(f'{prefix}: its generator draws {image_size}x{image_size}, '
@@ -274,7 +301,7 @@ def _keep_best(prefix, name, facts):
     folder = os.path.join(os.path.dirname(prefix), BEST)
     best = os.path.join(folder, os.path.basename(prefix))
     others = [path for _, path in of_run(folder, name) if path != best]
-    if any(settings(path)['figures']['swd'] <= facts['figures']['swd'] for path in others):
+    if any(_is_as_good(path, facts['figures']['swd']) for path in others):
         return
     os.makedirs(folder, exist_ok=True)
     write_json(best + '.json', facts)
@@ -288,23 +315,64 @@ def _keep_best(prefix, name, facts):
             os.link(path, target)
         except OSError:
             shutil.copyfile(path, target)
-    # All of the others, also of one that a killed run had begun to remove.
+    # All of the others, also of one that a killed run had begun to remove; the index first.
     of_the_run = re.compile(re.escape(name) + r'-\d+')
-    for file in os.listdir(folder):
+    for file in sorted(os.listdir(folder), key=lambda file: not file.endswith('.index')):
         other = FILE_ENDINGS.sub('', file)
         if of_the_run.fullmatch(other) and other != os.path.basename(prefix):
             os.remove(os.path.join(folder, file))
 
 
+def _is_as_good(prefix, swd):
+    """Whether a checkpoint is whole and was measured, as swd or smaller."""
+    try:
+        figure = _at(settings(prefix), 'figures', 'swd')
+        if not isinstance(figure, (int, float)) or figure > swd:
+            return False
+        verify(prefix)      # mostly the same file as that of the run, which may be damaged
+        return True
+    except CheckpointError:
+        return False
+
+
+def check_generator_prefix(prefix, of):
+    """CheckpointError where what is drawn from checkpoint `of` should not be written as prefix."""
+    refuse_patterns(prefix)
+    name = os.path.basename(prefix)
+    if not name or name.startswith('.') or FILE_ENDINGS.search(name):
+        raise CheckpointError(f'{prefix}: is no name of a checkpoint, as model/dcgan_lfw is one')
+    if STEP.search(name):
+        raise CheckpointError(f'{prefix}: a name that ends in -<step> is one of a run; a generator '
+                              'that is passed on has none')
+    if os.path.realpath(prefix) == os.path.realpath(of):
+        raise CheckpointError(f'{prefix}: is what it would be made of')
+    settings(prefix)        # what is no checkpoint's .json stays
+
+
 def save_generator(session, saver, prefix, of):
-    """Writes what saver holds as <prefix>, no step, with the settings of checkpoint `of`."""
-    os.makedirs(os.path.dirname(prefix) or '.', exist_ok=True)
-    facts = settings(of)
-    if facts:
-        write_json(prefix + '.json', facts)
-    elif os.path.exists(prefix + '.json'):
-        os.remove(prefix + '.json')         # of another one before
-    saver.save(session, prefix, write_meta_graph=False, write_state=False)
+    """Writes what saver holds as <prefix>, no step, with the settings of checkpoint `of`.
+
+    What was there before goes only when the new one is whole.
+    """
+    import tensorflow.compat.v1 as tf
+    folder, facts = os.path.dirname(prefix) or '.', settings(of)
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.generator-', dir=folder) as beside:
+        made = os.path.join(beside, os.path.basename(prefix))
+        try:
+            saver.save(session, made, write_meta_graph=False, write_state=False)
+            if facts:
+                write_json(made + '.json', facts)
+        except (tf.errors.OpError, ValueError, OSError) as error:
+            why = getattr(error, 'strerror', None) or first_line(error)
+            raise CheckpointError(f'{prefix}: can\'t be written ({why})') from error
+        before = set(_files(prefix))
+        for path in sorted(_files(made), key=lambda path: path.endswith('.index')):
+            place = os.path.join(folder, os.path.basename(path))
+            os.replace(path, place)
+            before.discard(place)
+        for path in before:
+            os.remove(path)
 
 
 def write_json(path, facts):

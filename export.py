@@ -52,13 +52,13 @@ def export(args):
     prefix, out = checkpoint.find(args.ckpt), os.path.realpath(args.out)
     check_place(args, out)
     check_packages(args.format)
+    os.makedirs(os.path.dirname(out), exist_ok=True)
     # On a GPU TensorFlow multiplies float32 in fewer bits than the check allows for.
     tf = session.set_up(args.verbose, 'cpu')
     if args.format == 'tflite' and tf.__version__.startswith('1.'):
         options.fail(f"--format tflite: TensorFlow {tf.__version__} can't convert this network; "
                      'TensorFlow 2 can')
     write, draw = FORMATS[args.format]
-    os.makedirs(os.path.dirname(out), exist_ok=True)
     with sampler.Sampler(prefix, args.raw) as original, \
             sampler.Sampler(prefix, args.raw, plain=True) as generator, \
             tempfile.TemporaryDirectory(prefix='.export-', dir=os.path.dirname(out)) as beside:
@@ -213,8 +213,7 @@ def facts(generator):
             'image_size': generator.image_size, 'z_dim': generator.z_dim,
             'attributes': generator.attributes,
             # Some of the training set's, from which what is not asked for can be drawn.
-            'labels': [''.join('+' if value > 0 else '-' for value in row)
-                       for row in generator.known_labels if len(row)]}
+            'labels': checkpoint.labels_to_text(generator.known_labels)}
 
 
 # the check
@@ -259,8 +258,14 @@ def check_place(args, out):
         found = set(os.listdir(out)) if os.path.isdir(out) else set()
         if found and not ('saved_model.pb' in found and found <= SAVED_MODEL):
             options.fail(f'--out {args.out}: is a folder of something else than a SavedModel')
-    elif os.path.isdir(out) or args.out.endswith(os.sep):
+        if os.path.ismount(out) or out == os.getcwd():
+            options.fail(f'--out {args.out}: is in use as a folder; name one in it, made anew each '
+                         'time')
+        return
+    if os.path.isdir(out) or args.out.endswith(os.sep):
         options.fail(f'--out {args.out}: is a folder; {args.format} is a file')
+    if checkpoint.is_one(out):
+        options.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
 
 
 def check_packages(format_):

@@ -13,6 +13,7 @@ program or of the original one. The same seed draws the same faces; the face of 
 first of them.
 """
 import argparse
+import contextlib
 import itertools
 import os
 import re
@@ -29,7 +30,9 @@ import session
 MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
 FRAME = 80              # milliseconds
 NEAR = 0.25             # noise around the result of --arithmetic (Radford et al. 2016, figure 7)
+LONGEST_NAME = 200      # characters of a picture's, about; file systems take 255
 EXAMPLE = 'seeds:1,2,3 - 4,5,6 + 7,8,9'     # of --arithmetic
+seed = options.whole(0, 2 ** 32 - 1)        # what numpy's RandomState takes
 TERM = re.compile(r'\s*([+-]?)\s*([0-9]+(?:\s*,\s*[0-9]+)*)\s*')
 
 
@@ -41,13 +44,21 @@ def generate(args):
     if not args.separate and args.num > MAX_SHEET:
         options.fail(f'--num {args.num}: a sheet holds at most {MAX_SHEET}; add --separate')
     prefix = checkpoint.find(args.ckpt)
+    check_attributes(prefix, args)
+    os.makedirs(args.out, exist_ok=True)
+    if args.save_latents:
+        options.check_writable(args.save_latents)
+    if args.save_generator:
+        with saving_generator():
+            checkpoint.check_generator_prefix(args.save_generator, prefix)
     session.set_up(args.verbose, args.device)
     with sampler.Sampler(prefix, args.raw) as generator:
         print(describe(generator))
-        check_attributes(generator, args)
         if args.save_generator:
-            checkpoint.save_generator(generator.sess, generator.saver, args.save_generator, prefix)
-        os.makedirs(args.out, exist_ok=True)
+            with saving_generator():
+                checkpoint.save_generator(generator.sess, generator.saver, args.save_generator,
+                                          prefix)
+            print(args.save_generator)
         if args.interpolate:
             interpolate(generator, args)
         elif args.arithmetic:
@@ -57,6 +68,15 @@ def generate(args):
         else:
             faces(generator, args)
     return 0
+
+
+@contextlib.contextmanager
+def saving_generator():
+    """Has what is said of --save-generator not be said of --ckpt."""
+    try:
+        yield
+    except checkpoint.CheckpointError as error:
+        options.fail(f'--save-generator {error}')
 
 
 def faces(generator, args):
@@ -71,6 +91,7 @@ def faces(generator, args):
     else:
         count, name = args.num, f'seed{args.seed}'
         batches = generator.latents(args.seed, count, args.batch_size)
+    name += asked_for(args)
     labels = generator.labels(args.seed, count, args.attributes)
     images = draw(generator, batches, labels, args)
     if args.separate:
@@ -92,7 +113,7 @@ def attribute_sheet(generator, args):
     images = draw_all(generator, np.repeat(latents, 1 + len(attributes), axis=0), labels, args)
     sheet = pictures.sheet(images, 1 + len(attributes))
     headings = pictures.headings(['as it is', *attributes], images.shape[2])
-    path = os.path.join(args.out, f'attributes_seed{args.seed}.png')
+    path = os.path.join(args.out, f'attributes_seed{args.seed}{asked_for(args)}.png')
     pictures.write(path, np.concatenate([headings, sheet]))
     print(path)
 
@@ -102,7 +123,7 @@ def interpolate(generator, args):
     ends = [generator.latent(seed) for seed in args.interpolate]
     labels = same_labels(generator, args.interpolate[0], args.frames, args)
     images = draw_all(generator, slerp(*ends, args.frames), labels, args)
-    name = 'interpolate_{}_{}'.format(*args.interpolate)
+    name = 'interpolate_{}_{}'.format(*args.interpolate) + asked_for(args)
     if args.separate:
         write_each(args.out, name, images, args.frames)
     else:
@@ -136,8 +157,8 @@ def arithmetic(generator, args):
     cells[places] = images
     terms = [('-' if sign < 0 else '+') + ','.join(map(str, seeds))
              for sign, seeds in args.arithmetic]
-    # Cut since a file's name may have 255 characters.
-    write_sheet(args.out, 'arithmetic_seeds' + ''.join(terms).lstrip('+')[:200], cells, columns)
+    name = 'arithmetic_seeds' + ''.join(terms).lstrip('+')[:LONGEST_NAME // 2]
+    write_sheet(args.out, name + asked_for(args), cells, columns)
 
 
 def same_labels(generator, seed, count, args):
@@ -216,6 +237,13 @@ def save_latents(path, latents):
 
 # what is written and said
 
+def asked_for(args):
+    """What the names of pictures say of the options that change what a seed draws."""
+    asked = ''.join(f'_{name}={value}' for name, value in args.attributes.items())
+    truncated = f'_truncate={args.truncate:g}' if args.truncate != 1 else ''
+    return asked[:LONGEST_NAME // 2] + truncated
+
+
 def write_sheet(folder, name, images, columns=None):
     path = os.path.join(folder, f'{name}.png')
     pictures.write(path, pictures.sheet(images, columns))
@@ -230,16 +258,16 @@ def write_each(folder, name, images, count):
     print(f'{count:,} images in {folder}')
 
 
-def check_attributes(generator, args):
+def check_attributes(prefix, args):
     """Ends with a sentence where what is asked for is not what the generator knows."""
-    if args.seed and args.latents and not generator.attributes:
-        options.fail(f'--seed has no effect on --latents FILE: {generator.prefix} knows no '
-                     'attributes')
-    if not generator.attributes and (args.attributes or args.attribute_sheet):
+    known, _ = checkpoint.labels_of(prefix)
+    if args.seed and args.latents and not known:
+        options.fail(f'--seed has no effect on --latents FILE: {prefix} knows no attributes')
+    if not known and (args.attributes or args.attribute_sheet):
         option = '--attribute-sheet' if args.attribute_sheet else '--attributes'
-        options.fail(f'{option}: {generator.prefix} was trained without --attributes')
+        options.fail(f'{option}: {prefix} was trained without --attributes')
     for name in args.attributes:
-        options.check_name('--attributes', name, generator.attributes)
+        options.check_name('--attributes', name, known)
 
 
 def describe(generator):
@@ -311,11 +339,6 @@ def parse(argv):
         option = '--arithmetic' if args.arithmetic else '--attribute-sheet'
         parser.error(f'--separate: what {option} draws is one picture')
     return args
-
-
-def seed(text):
-    """An argparse type: what numpy's RandomState takes."""
-    return options.whole(0, 2 ** 32 - 1)(text)
 
 
 def wishes(text):

@@ -7,10 +7,10 @@ import functools
 
 import tensorflow.compat.v1 as tf
 
-import diffaugment as augment
 import losses
 import models
 import ops
+from diffaugment import apply as apply_diffaugment
 
 Graph = collections.namedtuple('Graph', [
     'graph', 'X', 'noise', 'labels', 'is_training', 'step', 'g', 'd_real', 'd_real_logits',
@@ -90,7 +90,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
 
         def discriminator(images, stream, getter, reuse=None):
             if diffaugment:
-                images = augment.apply(diffaugment, images, seed_of(stream))
+                images = apply_diffaugment(diffaugment, images, seed_of(stream))
             if instance_noise:
                 images = _noisy(images, instance_noise, step // d_steps, seed_of(2 + stream))
             with _scope(custom_getter=getter):

@@ -1,5 +1,6 @@
 """What a run shows and writes: status line, tables, TensorBoard's events, sheets, warnings."""
 import collections
+import contextlib
 import csv
 import itertools
 import math
@@ -15,6 +16,7 @@ import pictures
 
 LOSSES = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv
 QUALITY = ['step', 'swd', 'ms_ssim', 'ms_ssim_photographs']               # of quality.csv
+RUN = 'run'                                 # file that says whose records these are
 GIF, GIF_FRAMES = 'samples.gif', 100        # frames at most
 
 # What a run is warned of: D's mean opinion of drawings over ROWS rows below D_HAS_WON; MS-SSIM by
@@ -22,18 +24,32 @@ GIF, GIF_FRAMES = 'samples.gif', 100        # frames at most
 ROWS, D_HAS_WON, ALIKE, WORSE = 20, 0.02, 0.15, 2.0
 
 
-def move_aside(samples_dir):
-    """Moves an earlier run's records in it into a folder of their own."""
+def begin(samples_dir, run):
+    """Moves another run's records in samples_dir into a folder of their own.
+
+    run: what tells this run from others, a text; None where nothing is known of it.
+    """
+    path = os.path.join(samples_dir, RUN)
+    try:
+        with open(path, encoding='utf-8') as f:
+            of = f.read()
+    except FileNotFoundError:
+        of = None
+    if of == run:
+        return
     mine = [name for name in os.listdir(samples_dir)
-            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events',
-                            name)]
+            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events|'
+                            + RUN, name)]
     if mine:
         numbers = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
         aside = next(folder for folder in numbers if not os.path.exists(folder))
         os.mkdir(aside)
         for name in mine:
             os.rename(os.path.join(samples_dir, name), os.path.join(aside, name))
-        print(f'an earlier run\'s records in {samples_dir} are now in {aside}')
+        print(f'another run\'s records in {samples_dir} are now in {aside}')
+    if run is not None:
+        with open(path, 'w', encoding='utf-8') as f:
+            f.write(run)
 
 
 class Log:
@@ -54,6 +70,9 @@ class Log:
         self.quality_table = _Table(os.path.join(folder, 'quality.csv'), QUALITY,
                                     step if measured_step is None else measured_step)
         self.events = tf.summary.FileWriter(os.path.join(folder, 'events'))
+        if step < last_step:        # that of an earlier end
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(os.path.join(folder, GIF))
         # TensorBoard drops what it has from this step on.
         self.events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step + 1)
         self.bar = tqdm(total=last_step, initial=step, disable=not sys.stderr.isatty(),
@@ -63,7 +82,7 @@ class Log:
         self.last = (step, time.time())
         self.rate = 0.0
         self.recent = collections.deque(maxlen=ROWS)
-        self.best = min(((float(row[1]), int(row[0])) for row in measured), default=None)
+        self.best = min(((float(row[1]), int(float(row[0]))) for row in measured), default=None)
         self.most_varied = min((float(row[2]) for row in measured), default=1.0)
         self.warned = set()
 
@@ -86,7 +105,7 @@ class Log:
         self._scalars(step, {'loss_d': loss_d, 'loss_g': loss_g, 'D(x)': d_real,
                              'D(G(z))': d_fake})
         if self.bar.disable:
-            print(self.line, flush=True)
+            self._print(self.line)
         self.recent.append(float(d_fake))
         mean = np.mean(self.recent)
         self._warn('won', not self.critic and len(self.recent) == ROWS and mean < D_HAS_WON,
@@ -158,10 +177,19 @@ class Log:
             self.tf.Summary.Value(tag=tag, simple_value=float(value))
             for tag, value in values.items()]), step)
 
+    @staticmethod
+    def _print(text, stream=None):
+        """Prints a line; that nobody reads it any more, as after `| head`, does not end a run."""
+        stream = stream or sys.stdout
+        try:
+            print(text, file=stream, flush=True)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
     def _warn(self, kind, fails, sentence):
         """Says the sentence when what fails begins to, not each time that it still does."""
         if fails and kind not in self.warned:
-            print(sentence, file=sys.stderr, flush=True)
+            self._print(sentence, sys.stderr)
         (self.warned.add if fails else self.warned.discard)(kind)
 
 
@@ -183,7 +211,7 @@ class _Table:
         try:
             with open(path, newline='') as f:
                 return [row for row in list(csv.reader(f))[1:]
-                        if len(row) == len(columns) and int(row[0]) <= step]
+                        if len(row) == len(columns) and _are_numbers(row) and float(row[0]) <= step]
         except FileNotFoundError:
             return []
 
@@ -198,3 +226,10 @@ class _Table:
 
     def close(self):
         self.file.close()
+
+
+def _are_numbers(texts):
+    try:
+        return all(math.isfinite(float(text)) for text in texts)
+    except ValueError:
+        return False

@@ -2,6 +2,8 @@
 import argparse
 import contextlib
 import difflib
+import errno
+import os
 import re
 import signal
 import sys
@@ -15,6 +17,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         fail(message)
+
+    def parse_args(self, args=None, namespace=None):
+        parsed = super().parse_args(args, namespace)
+        for name, value in vars(parsed).items():
+            if value == '':         # mostly a variable of the shell that is not set
+                self.error(f'--{name.replace("_", "-")}: is given nothing')
+        return parsed
 
 
 def fail(message):
@@ -36,6 +45,8 @@ def run(program, args, prefixes):
         fail(f'{prefixes[type(error)]}{error}')
     except OSError as error:
         fail(f'{error.filename}: {error.strerror}' if error.filename else error)
+    except MemoryError as error:
+        fail(f'not enough memory{f" ({error})" if str(error) else ""}')
     except KeyboardInterrupt:
         print('interrupted', file=sys.stderr)
         return 130
@@ -58,8 +69,24 @@ def terminable(sentence):
         signal.signal(signal.SIGTERM, before)
 
 
+def check_writable(path):
+    """Makes the folder of a file that is to be written later; OSError where it can't be."""
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    with open(path + '.part', 'wb') as part:
+        pass
+    os.remove(part.name)
+
+
 def print_anything():
-    """Lets standard output take names and signs that the terminal's encoding lacks, as '?'."""
+    """Lets standard output take names and signs that the terminal's encoding lacks, as '?'.
+
+    Where it or standard error is closed, what is printed goes nowhere.
+    """
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, 'w'))       # noqa: SIM115, open to the end
     sys.stdout.reconfigure(errors='replace')
 
 
@@ -113,6 +140,9 @@ def share(text):
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f'{text} is not above 0 and up to 1')
     return number
+
+
+share.__name__ = 'number'       # see whole
 
 
 def device(text):

@@ -12,6 +12,8 @@ import sys
 import tempfile
 import warnings
 
+import options
+
 REWRITERS = {                                                  # of RewriterConfig
     'bfloat16': 'auto_mixed_precision_onednn_bfloat16',        # in TensorFlow 2, on a processor
     'float16': 'auto_mixed_precision'}                         # on a GPU with tensor cores
@@ -27,7 +29,8 @@ def set_up(verbose=False, device=None, deterministic=False):
     """Imports TensorFlow for graphs in the manner of version 1 and returns `tf.compat.v1`.
 
     Without verbose its deprecations, processor flags and other log lines are not shown; errors
-    are raised as ever. device: `cpu` or `gpu:N`, the only one that TensorFlow then sees.
+    are raised as ever. device: `cpu` or `gpu:N`, the only one that TensorFlow then sees; a GPU that
+    is not there ends the program with a sentence.
     deterministic: whether kernels that may add up in another order each time are kept from use;
     TensorFlow 1.15, which can't, has none on a processor that did.
     """
@@ -55,6 +58,8 @@ def set_up(verbose=False, device=None, deterministic=False):
     tf.enable_resource_variables()
     if deterministic and hasattr(tf.config.experimental, 'enable_op_determinism'):
         tf.config.experimental.enable_op_determinism()
+    if device not in (None, 'cpu') and not tf.test.is_gpu_available():
+        options.fail(f'--device {device}: TensorFlow sees no such GPU')
     return tf
 
 

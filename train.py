@@ -16,6 +16,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import uuid
 import zlib
 
 import numpy as np
@@ -38,7 +39,7 @@ DEFAULTS = {
     'spectral_norm': False, 'r1': 0.0, 'attributes': [], 'condition': 'projection', 'loss': 'gan',
     'optimizer': 'adam', 'beta2': 0.999, 'd_steps': 1, 'clip': 0.0, 'gradient_penalty': 0.0,
     'norm_d': 'batch', 'fused_step': False, 'precision': 'float32', 'deterministic': False,
-    'seed': 0, 'workers': 1, 'sync_batch_norm': False}
+    'plain_convolutions': False, 'seed': 0, 'workers': 1, 'sync_batch_norm': False}
 # What a loss brings with it, as its paper has it.
 LOSSES = {
     'gan': {},
@@ -62,8 +63,13 @@ def main(argv=None):
 
 
 def train(args):
+    args.dataset = find_dataset(args)
     source = find_photographs(args)
     name = f'dcgan_{source.name}'
+    above, folder = os.path.split(os.path.realpath(args.model_dir))
+    if folder == checkpoint.BEST and checkpoint.of_run(above, name):
+        options.fail(f'--model-dir {args.model_dir}: the run in {above} keeps its best checkpoint '
+                     'there; a copy of it elsewhere goes on with --resume')
     samples_dir = args.samples_dir or os.path.join('samples', name)
     with contextlib.ExitStack() as alone:
         if args.task == 0 and not args.dry_run:         # it keeps what comes of the run
@@ -111,20 +117,20 @@ def train_on(source, name, samples_dir, args, step, prefix, workers=None):
     photographs = data.load(source, settings['image_size'], settings['crop'], args.data_dir,
                             step_size)
     images = photographs.images
-    facts = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
+    seen = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
     described = {}
     if labels is not None:
         labels = labels[np.isin(source.names, photographs.names)]       # but for broken ones
-        facts['labels_crc32'] = zlib.crc32(labels.tobytes())
+        seen['labels_crc32'] = zlib.crc32(labels.tobytes())
         described['labels'] = checkpoint.labels_to_text(labels[
             data.rng(settings['seed'], 0, 'labels').permutation(len(labels))[:KEPT_LABELS]])
     if workers:
         workers.agree({
             **{'--' + key.replace('_', '-'): shown(value) for key, value in settings.items()
                if key != 'dataset'},
-            'the number of photographs': len(images), "the photographs' checksum": facts['crc32'],
-            "the labels' checksum": facts.get('labels_crc32')})
-    if saved.get('data', facts) != facts:
+            'the number of photographs': len(images), "the photographs' checksum": seen['crc32'],
+            "the labels' checksum": seen.get('labels_crc32')})
+    if saved.get('data', seen) != seen:
         options.fail(f'{source.folder} is not what {of} was trained on: '
                      f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
                      'or other pixels or labels')
@@ -144,10 +150,22 @@ def train_on(source, name, samples_dir, args, step, prefix, workers=None):
     if args.task == 0:
         print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
         print(f'{"samples":16} {samples_dir}', flush=True)
-    facts = {'settings': settings, 'end': end, 'data': facts, **described}
+    # Of a checkpoint without it, the original program's, nothing is known.
+    run = saved.get('run') if prefix else uuid.uuid4().hex
+    facts = {'run': run, 'settings': settings, 'end': end, 'data': seen, **described}
     plan = trainer.Plan(name, samples_dir, settings, facts, step, prefix, unmeasured, per_epoch,
                         last_step)
     return trainer.run(plan, args, trainer.Batches(images, labels, settings, args.task), workers)
+
+
+def find_dataset(args):
+    """What --dataset says; without it that of the one run there is to --resume, else LFW."""
+    found = checkpoint.runs(args.model_dir) if args.resume and args.dataset is None else {}
+    if len(found) > 1:
+        options.fail(f'--resume: {args.model_dir} holds more than one run, {", ".join(found)}; '
+                     '--dataset says which')
+    saved = [checkpoint.settings(prefix).get('settings', {}) for prefix in found.values()]
+    return args.dataset or next(iter(saved), {}).get('dataset', DEFAULTS['dataset'])
 
 
 def find_photographs(args):
@@ -182,22 +200,28 @@ def starting_point(args, name):
     if not kept:
         return 0, None
     session.set_up(args.verbose, args.device)       # to read them
-    whole = [is_whole(prefix) for _, prefix in best]
-    for (_, prefix), good in zip(best, whole):
-        if not good:            # mostly the same file as the damaged one
-            checkpoint.remove(prefix)
+    # Those of the original program have no settings; of this one's, whose have none has lost them.
+    settings = any(os.path.exists(prefix + '.json') for _, prefix in kept)
     for step, prefix in reversed(kept):
-        if is_whole(prefix):
+        if is_whole(prefix, settings):
+            if not settings:
+                print(f'{prefix}: no settings beside it, taken to have been trained with the '
+                      'defaults', file=sys.stderr)
             return step, prefix
     options.fail(f'{args.model_dir}: none of the {len(kept)} checkpoints {name}-<step> is whole'
-                 + (f'; a copy of {best[-1][1]} in another --model-dir goes on' if any(whole)
-                    else ''))
+                 + (f'; a copy of {best[-1][1]} in another --model-dir goes on'
+                    if best and is_whole(best[-1][1]) else ''))
 
 
-def is_whole(prefix):
-    """Whether a checkpoint can be read; what keeps it from that is said."""
+def is_whole(prefix, settings=True):
+    """Whether a checkpoint can be read; what keeps it from that is said.
+
+    settings: whether there must be some beside it.
+    """
     try:
         checkpoint.verify(prefix)
+        if settings and not checkpoint.settings(prefix):
+            raise checkpoint.CheckpointError(f'{prefix}.json is missing')
     except checkpoint.CheckpointError as error:
         print(f'{error}: it is not used', file=sys.stderr)
         return False
@@ -235,6 +259,9 @@ def print_plan(args, source, count, step_size, step, saved):
 
 def merge_settings(args, saved, prefix):
     """DEFAULTS under the saved settings under recipe and options given; these must not differ."""
+    for key in set(saved) & set(DEFAULTS):
+        if not is_like(saved[key], DEFAULTS[key]):
+            options.fail(f'{prefix}.json: {key} is {saved[key]!r}, as no run has it')
     loss = saved.get('loss', args.loss or DEFAULTS['loss'])
     if loss not in LOSSES:
         options.fail(f'{prefix} was trained with --loss {loss}, which is none of '
@@ -246,9 +273,10 @@ def merge_settings(args, saved, prefix):
             options.fail(f'{prefix} was trained by {settings[key]} workers, not by {value}')
         # The data set is compared by its pixels: its folder may have moved.
         if saved and key != 'dataset' and value != settings[key]:
-            option = '--' + key.replace('_', '-')
-            options.fail(f'{option} {shown(value)}: {prefix} was trained with '
-                         f'{option} {shown(settings[key])}')
+            by = '' if key in given else f'--recipe {args.recipe}, '
+            options.fail(f'{by}{as_option(key, value)}: {prefix} was trained '
+                         + ('without it' if settings[key] is None or value is True else
+                            f'with {as_option(key, settings[key])}'))
         settings[key] = value
     if settings['loss'] != 'gan' and settings['smooth']:
         options.fail(f'--smooth {settings["smooth"]}: a critic, as --loss {settings["loss"]} has '
@@ -260,9 +288,26 @@ def merge_settings(args, saved, prefix):
         options.fail(f'--gradient-penalty {settings["gradient_penalty"]}: goes with --norm-d none')
     if settings['condition'] != DEFAULTS['condition'] and not settings['attributes']:
         options.fail(f'--condition {settings["condition"]}: goes with --attributes')
+    for kind in ('crop', 'rotate', 'color'):
+        strength = given.get(f'augment_{kind}')
+        if strength is not None and kind not in settings['augment']:
+            options.fail(f'--augment-{kind} {strength}: goes with --augment {kind}')
     if settings['sync_batch_norm'] and settings['workers'] == 1:
         options.fail('--sync-batch-norm: goes with --cluster')
     return settings
+
+
+def as_option(key, value):
+    """A setting as on the command line."""
+    option = '--' + key.replace('_', '-')
+    return option if value is True else f'{option} {shown(value)}'
+
+
+def is_like(value, default):
+    """Whether a saved setting is of its default's kind."""
+    if default is None:
+        return value is None or is_like(value, 0)
+    return isinstance(value, (int, float) if isinstance(default, (int, float)) else type(default))
 
 
 def shown(value):
@@ -275,7 +320,9 @@ def parse(argv):
                             formatter_class=argparse.RawDescriptionHelpFormatter)
 
     group = parser.add_argument_group('photographs')
-    group.add_argument('--dataset', help='lfw, celeba, toy or any folder of images (lfw)')
+    group.add_argument('--dataset',
+                       help='lfw, celeba, toy or any folder of images (lfw; with --resume what '
+                            'the run there was trained on)')
     group.add_argument('--data-dir', default='datasets', metavar='DIR',
                        help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
     group.add_argument('--image-size', type=int, choices=[32, 48, 64, 96, 128],
@@ -348,7 +395,8 @@ def parse(argv):
     group.add_argument('--spectral-norm', action='store_true', default=None,
                        help="divide D's kernels by their largest singular value")
     group.add_argument('--r1', type=options.real(0, 1e6), metavar='GAMMA',
-                       help="weight of the penalty on D's gradient at photographs (0)")
+                       help="weight of the penalty on D's slopes at photographs; with batch norm, "
+                            "which mixes them, on those of the batch's sum (0)")
     group.add_argument('--fused-step', action='store_true', default=None,
                        help="D's and G's update in one run: the same gradients, less work")
     group.add_argument('--precision', choices=['float32', 'bfloat16', 'auto'],
@@ -357,7 +405,7 @@ def parse(argv):
     group.add_argument('--deterministic', action='store_true', default=None,
                        help="only TensorFlow's deterministic kernels: the same run on the same "
                             'machine comes out the same to the bit, stopped or not')
-    group.add_argument('--plain-convolutions', action='store_true',
+    group.add_argument('--plain-convolutions', action='store_true', default=None,
                        help="TensorFlow's own kernels for all convolutions, also where another "
                             'formulation of the same sum is faster')
     group.add_argument('--sync-batch-norm', action='store_true', default=None,
@@ -391,11 +439,10 @@ def parse(argv):
     group.add_argument('--dry-run', action='store_true',
                        help='print settings and counts, and end')
     group.add_argument('--sheet', metavar='FILE',
-                       help='with --dry-run: also write the photographs of the next step as D sees '
-                            'them, augmented')
+                       help='with --dry-run: also write the photographs of the next step, as '
+                            '--augment has them')
     options.add_tensorflow(group)
     args = parser.parse_args(argv)
-    args.dataset = args.dataset or DEFAULTS['dataset']
     if args.sheet and not args.dry_run:
         parser.error('--sheet goes with --dry-run')
     if bool(args.cluster) != (args.task is not None):

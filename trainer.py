@@ -2,6 +2,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import shlex
 import shutil
 import signal
 import sys
@@ -101,8 +102,7 @@ class Keeper:
         self.plan, self.args, self.batches, self.settings = plan, args, batches, plan.settings
         self.prefix = plan.prefix                               # of the newest checkpoint
         self.saved_step = plan.step if plan.prefix else None
-        if not plan.prefix:
-            log.move_aside(plan.samples_dir)
+        log.begin(plan.samples_dir, plan.facts['run'])
         self.records = log.Log(tf, plan.samples_dir, plan.step, plan.end, plan.per_epoch,
                                batches.step_size, self.settings['loss'] != 'gan',
                                plan.step - plan.unmeasured)
@@ -186,7 +186,7 @@ def run(plan, args, batches, workers=None):
         options.fail(f'--precision {settings["precision"]}: with --sync-batch-norm float32 only, '
                      f'as its statistics would be summed in {precision}')
     import graph
-    fast_for = precision if session.has_onednn() and not args.plain_convolutions else None
+    fast_for = precision if session.has_onednn() and not settings['plain_convolutions'] else None
     p = graph.build(
         fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0, fast_for=fast_for,
         loss_scale=session.LOSS_SCALES[precision], label_count=len(settings['attributes']),
@@ -206,6 +206,7 @@ def run(plan, args, batches, workers=None):
         reference = batches.reference()
 
     with contextlib.ExitStack() as closed:
+        closed.enter_context(memory_named(tf, settings))
         if workers:
             closed.enter_context(workers.errors_named())
         sess = closed.enter_context(session.open_session(p.graph, precision, workers))
@@ -249,7 +250,8 @@ def run(plan, args, batches, workers=None):
               + '; --resume goes on', file=sys.stderr)
         return 128 + (stop[0] if stop else signal.SIGTERM)
     if keeper:
-        print(f'{keeper.prefix} is whole; python generate.py --ckpt {keeper.prefix} draws from it')
+        print(f'{keeper.prefix} is whole; python generate.py --ckpt {shlex.quote(keeper.prefix)} '
+              'draws from it')
     return 0
 
 
@@ -297,6 +299,16 @@ def check_finite(values, what, step, model_dir):
     if not np.isfinite(values).all():
         options.fail(f'step {step}: {what} no longer finite; {model_dir} keeps the last '
                      'checkpoint, begin anew with --recipe best or a smaller --lr')
+
+
+@contextlib.contextmanager
+def memory_named(tf, settings):
+    """Ends the run with a sentence where TensorFlow has no memory left, as GPUs mostly have."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        options.fail(f'--batch-size {settings["batch_size"]}, --image-size '
+                     f'{settings["image_size"]}: {checkpoint.first_line(error)}')
 
 
 @contextlib.contextmanager

@@ -29,8 +29,9 @@ def home(tmp_path_factory):
 def test_faces_have_what_is_asked(home):
     means = {}
     for wish in ('Red=1,Light=1', 'Red=-1,Light=1', 'Red=-1,Light=-1'):
-        run('generate.py', '--out', wish, '--num', 16, '--attributes', wish, cwd=home)
-        means[wish] = pixels(home / wish / 'faces_seed0.png').mean((0, 1))
+        run('generate.py', '--out', 'asked', '--num', 16, '--attributes', wish, cwd=home)
+        name = f'faces_seed0_{wish.replace(",", "_")}.png'      # a picture of its own for each
+        means[wish] = pixels(home / 'asked' / name).mean((0, 1))
     red, blue, dark = means.values()
     assert red[0] - red[2] > 40 and blue[2] - blue[0] > 40
     assert blue.sum() - dark.sum() > 120

@@ -1,4 +1,5 @@
 """Which checkpoint a path means, and what is said of one that can't be used."""
+import json
 import os
 import shutil
 
@@ -11,6 +12,10 @@ import models
 import parity
 
 TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
+
+
+FACTS = {'settings': {}, 'data': {'dataset': 'toy', 'photographs': 4000, 'crc32': 7}, 'step': 1,
+         'epoch': 0.5}
 
 
 def place(folder, name, seconds=None):
@@ -134,6 +139,12 @@ def test_a_foreign_checkpoint_is_named(tmp_path):
                        generator__g__kernel=[5, 5, 3, 64])
     with pytest.raises(checkpoint.CheckpointError, match='big: its generator draws 256x256, which'):
         checkpoint.generator_facts(other_size)
+    for number, (first, last) in enumerate([([100], [5, 5, 3, 64]), ([100, 8192, 1], [5, 5, 3, 64]),
+                                            ([100, 8192], []), ([100, 8192], [5, 5, 3, 0])]):
+        shapeless = write(str(tmp_path / f'shapeless{number}'), generator__dense__kernel=first,
+                          generator__g__kernel=last)
+        with pytest.raises(checkpoint.CheckpointError, match=r'\d: holds no generator'):
+            checkpoint.generator_facts(shapeless)
     in_part = write(str(tmp_path / 'part'), generator__dense__kernel=[100, 4 * 4 * 16],
                     generator__g__kernel=[5, 5, 3, 2])
     with pytest.raises(checkpoint.CheckpointError, match='part: is of another network'):
@@ -150,12 +161,23 @@ def test_shapes_are_compared_before_they_are_restored(tmp_path):
                            checkpoint.by_name(tf.global_variables()))
 
 
-@pytest.mark.parametrize('content', ['{"a": 1}', '[]', '{"settings": 3, "data": {}, "step": 1, '
-                                     '"epoch": 1}', '{', ''])
+@pytest.mark.parametrize('content', [
+    {'a': 1}, [], dict(FACTS, settings=3), dict(FACTS, data={}), dict(FACTS, step=None),
+    dict(FACTS, epoch='x'), dict(FACTS, data=dict(FACTS['data'], photographs='many')), '{', ''])
 def test_settings_of_something_else_are_named(tmp_path, content):
-    (tmp_path / 'dcgan-1.json').write_text(content)
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / 'dcgan-1.json').write_text(text)
     with pytest.raises(checkpoint.CheckpointError, match=r'dcgan-1\.json '):
         checkpoint.settings(str(tmp_path / 'dcgan-1'))
+
+
+@pytest.mark.parametrize('attributes, labels', [
+    (5, ['+']), (['Male'], 5), (['Male'], [1]), ([1], ['+']), (['Male'], ['+-']), (['Male'], [])])
+def test_labels_of_something_else_are_named(tmp_path, attributes, labels):
+    checkpoint.write_json(str(tmp_path / 'dcgan.json'), dict(
+        FACTS, settings={'attributes': attributes}, labels=labels))
+    with pytest.raises(checkpoint.CheckpointError, match=r'dcgan\.json: its labels are not those'):
+        checkpoint.labels_of(str(tmp_path / 'dcgan'))
 
 
 def test_a_pattern_in_a_path_is_refused(tmp_path):
@@ -180,7 +202,7 @@ def test_save_keeps_settings_beside_what_saver_keeps(tmp_path):
         saver = tf.train.Saver(max_to_keep=2)
         (tmp_path / 'dcgan_toy-notes.json').write_text('a file of the user')
         for step in (1, 2, 3):
-            facts = {'settings': {}, 'data': {}, 'step': step, 'epoch': 0.5}
+            facts = dict(FACTS, step=step)
             prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', step, facts)
     assert prefix == str(tmp_path / 'dcgan_toy-3')
     assert checkpoint.settings(prefix) == dict(facts, format=checkpoint.FORMAT)
@@ -196,8 +218,8 @@ def test_the_best_is_kept_beside_what_saver_keeps(tmp_path):
         saver = tf.train.Saver(max_to_keep=1)
         for number, swd in ((1, 9.0), (2, 5.0), (3, 7.0), (4, 5.0)):
             sess.run(step.assign(number))
-            prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', number, {
-                'settings': {}, 'data': {}, 'step': number, 'epoch': 0.5})
+            prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', number,
+                                     dict(FACTS, step=number))
             checkpoint.note_figures(prefix, 'dcgan_toy', {'swd': swd})
     assert [step for step, _ in checkpoint.of_run(str(tmp_path), 'dcgan_toy')] == [4]
     best = str(tmp_path / 'best')
@@ -207,12 +229,30 @@ def test_the_best_is_kept_beside_what_saver_keeps(tmp_path):
     assert tf.train.load_checkpoint(os.path.join(best, 'dcgan_toy-2')).get_tensor('step') == 2
 
 
+def test_what_was_not_measured_or_is_damaged_is_not_the_best(tmp_path):
+    (tmp_path / 'best').mkdir()
+    unmeasured = place(tmp_path / 'best', 'dcgan_toy-3')
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.get_variable('v', [2])
+        sess.run(tf.global_variables_initializer())
+        for number, swd in ((4, 9.0), (5, 3.0), (6, 5.0), (7, 5.0)):
+            prefix = checkpoint.save(sess, tf.train.Saver(), str(tmp_path), 'dcgan_toy', number,
+                                     dict(FACTS, step=number))
+            if number == 7:
+                (tmp_path / 'best' / 'dcgan_toy-5.index').write_bytes(b'')
+            checkpoint.note_figures(prefix, 'dcgan_toy', {'swd': swd})
+            kept = {4: 4, 5: 5, 6: 5, 7: 7}[number]
+            assert [step for step, _ in checkpoint.of_run(str(tmp_path / 'best'), 'dcgan_toy')] == [
+                kept]
+    assert not os.path.exists(unmeasured + '.index')
+
+
 def test_the_best_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
     def link(source, target):
         raise OSError('no links here')
     monkeypatch.setattr(os, 'link', link)
     prefix = place(tmp_path, 'dcgan_toy-1')
-    checkpoint.write_json(prefix + '.json', {'settings': {}, 'data': {}, 'step': 1, 'epoch': 1})
+    checkpoint.write_json(prefix + '.json', FACTS)
     checkpoint.note_figures(prefix, 'dcgan_toy', {'swd': 3.0})
     assert checkpoint.settings(prefix)['figures'] == {'swd': 3.0}
     assert checkpoint.find(str(tmp_path / 'best')) == str(tmp_path / 'best' / 'dcgan_toy-1')

@@ -67,7 +67,8 @@ def asked(tmp_path_factory):
         tf.train.Saver(saved).save(sess, prefix, write_meta_graph=False)
         assert graph.get_tensor_by_name('generator/g/Tanh:0').shape.as_list()[1:] == [48, 48, 3]
     checkpoint.write_json(prefix + '.json', {
-        'settings': {'attributes': NAMES}, 'data': {}, 'step': 7, 'epoch': 1.0,
+        'settings': {'attributes': NAMES}, 'data': {'dataset': 'toy', 'photographs': 9, 'crc32': 1},
+        'step': 7, 'epoch': 1.0,
         'labels': ['+-', '--', '-+']})
     return prefix
 
@@ -236,7 +237,7 @@ def test_a_folder_that_can_not_be_moved_in_leaves_the_old_one(tmp_path):
     assert (tmp_path / 'out' / 'written').exists()
 
 
-def test_places_that_are_refused(tmp_path, capsys):
+def test_places_that_are_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / 'file').write_text('mine')
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'folder' / 'thesis.txt').write_text('mine')
@@ -253,7 +254,13 @@ def test_places_that_are_refused(tmp_path, capsys):
     assert 'is a folder; tflite is a file' in failed(capsys, 'tflite', str(tmp_path / 'new') + '/')
     assert f'{tmp_path / "file"}: ' in failed(capsys, 'savedmodel', tmp_path / 'file' / 'g')
     assert (tmp_path / 'file').read_text() == (tmp_path / 'folder' / 'thesis.txt').read_text()
-    assert sorted(os.listdir(str(tmp_path))) == ['file', 'folder']
+    (tmp_path / 'empty').mkdir()
+    monkeypatch.chdir(tmp_path / 'empty')
+    assert '--out .: is in use as a folder; name one in it' in failed(capsys, 'savedmodel', '.')
+    (tmp_path / 'dcgan.index').write_text('')
+    assert 'dcgan: is a checkpoint, whose .json would be written over' in failed(
+        capsys, 'onnx', tmp_path / 'dcgan')
+    assert sorted(os.listdir(str(tmp_path))) == ['dcgan.index', 'empty', 'file', 'folder']
 
 
 def test_a_disk_that_is_full_is_one_sentence(tmp_path, monkeypatch, capsys):

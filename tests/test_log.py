@@ -1,5 +1,6 @@
 """The tables and warnings of a run."""
 import csv
+import os
 import re
 
 import pytest
@@ -60,6 +61,35 @@ def test_what_a_warning_says_to_try_is_there():
     for option in options:
         name, _, value = option.partition(' ')
         train.parse([name, value or '0.00001'])
+
+
+def test_what_is_no_row_of_a_table_is_dropped(tmp_path):
+    (tmp_path / 'loss.csv').write_text(
+        'step,epoch,images,seconds,d_loss,g_loss\n10,1,640,3.5,1.2,0.8\n,,,,,\n'
+        '20,1,1280,x,1.2,0.8\n30,1,1920,9.5,1.1\n40,1,2560,12.5,nan,1\n')
+    (tmp_path / 'quality.csv').write_text('step,swd,ms_ssim,ms_ssim_photographs\n10,?,0.3,0.2\n')
+    records = log.Log(tf, str(tmp_path), 50, 100, 10, 64)
+    assert records.loss_table.rows == [['10', '1', '640', '3.5', '1.2', '0.8']]
+    assert records.best is None
+    records.close()
+
+
+def test_another_runs_records_are_moved_aside(tmp_path):
+    mine = ['loss.csv', 'quality.png', 'run', 'samples.gif', 'step_0000200.png']
+    for run in ('a', 'a', 'b'):
+        log.begin(str(tmp_path), run)
+        for name in mine:
+            if name != 'run':
+                (tmp_path / name).write_text(run)
+    (tmp_path / 'notes').write_text('')
+    assert sorted(os.listdir(str(tmp_path))) == ['earlier-1', *mine[:1], 'notes', *mine[1:]]
+    assert sorted(os.listdir(str(tmp_path / 'earlier-1'))) == mine
+    assert (tmp_path / 'earlier-1' / 'run').read_text() == 'a'
+    log.begin(str(tmp_path), None)          # of the original program's nothing is known
+    assert sorted(os.listdir(str(tmp_path / 'earlier-2'))) == mine
+    (tmp_path / 'loss.csv').write_text('')
+    log.begin(str(tmp_path), None)
+    assert sorted(os.listdir(str(tmp_path))) == ['earlier-1', 'earlier-2', 'loss.csv', 'notes']
 
 
 def test_tables_go_on_after_the_step_of_a_checkpoint(tmp_path, capsys):

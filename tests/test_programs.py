@@ -69,7 +69,7 @@ def test_what_a_run_leaves(home):
         f'dcgan_toy-{step}.{ending}' for step in (4, 6)
         for ending in ('data-00000-of-00001', 'index', 'json')]
     assert sorted(os.listdir(str(samples))) == [
-        'events', 'loss.csv', 'loss.png', 'quality.csv', 'quality.png', 'samples.gif',
+        'events', 'loss.csv', 'loss.png', 'quality.csv', 'quality.png', 'run', 'samples.gif',
         'step_0000003.png', 'step_0000006.png']
     measured = rows(samples / 'quality.csv')
     assert [row['step'] for row in measured] == ['2', '4', '6']
@@ -188,12 +188,34 @@ def test_averaged_weights_draw_unless_raw_is_asked_for(tmp_path):
     ('--batch-size', '8', '16'), ('--lr', '0.001', '0.0002'), ('--augment', '', 'flip'),
     ('--image-size', '64', '32'), ('--seed', '1', '0'), ('--crop', '100', '0'),
     ('--g-steps', '2', '1'), ('--beta1', '0.9', '0.5'), ('--z-dim', '64', '100'),
-    ('--average', '0.9', '0.0'), ('--init', 'normal', 'glorot'), ('--lr-d', '0.1', 'None'),
+    ('--average', '0.9', '0.0'), ('--init', 'normal', 'glorot'),
 ])
 def test_a_changed_setting_is_named_on_resume(home, option, value, saved):
     message = refused('train.py', '--dataset', 'toy', '--resume', option, value, cwd=home)
     assert f'{option} {value or "none"}: ' in message
     assert f'was trained with {option} {saved}' in message
+
+
+@pytest.mark.parametrize('options, message', [
+    (['--lr-d', '0.1'], '--lr-d 0.1: model/dcgan_toy-6 was trained without it'),
+    (['--fused-step'], '--fused-step: model/dcgan_toy-6 was trained without it'),
+    (['--plain-convolutions'], '--plain-convolutions: model/dcgan_toy-6 was trained without it'),
+    (['--recipe', 'best'], '--recipe best, --average 0.999: model/dcgan_toy-6 was trained with '
+                           '--average 0.0')])
+def test_what_a_run_had_not_is_named_on_resume(home, options, message):
+    assert message in refused('train.py', '--dataset', 'toy', '--resume', *options, cwd=home)
+
+
+def test_resume_finds_the_one_run_there_is(home, tmp_path):
+    shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
+    out, _ = run('train.py', '--resume', '--dry-run', cwd=tmp_path)
+    assert 'dataset          toy' in out and 'steps            6 done of 6' in out
+    for ending in ('.index', '.data-00000-of-00001'):
+        shutil.copy(str(tmp_path / 'model' / f'dcgan_toy-6{ending}'),
+                    str(tmp_path / 'model' / f'dcgan_mine-6{ending}'))
+    assert 'model holds more than one run, dcgan_mine, dcgan_toy; --dataset says which' in refused(
+        'train.py', '--resume', '--dry-run', cwd=tmp_path)
+    run('train.py', '--resume', '--dry-run', '--dataset', 'toy', cwd=tmp_path)
 
 
 def test_a_recipe_is_settings_in_a_word(tmp_path):
@@ -241,6 +263,56 @@ def test_what_is_not_finite_ends_a_run(capsys):
         trainer.check_finite(np.array([1, np.inf]), 'its images are', 8, 'model')
     assert stop.value.code == 2
     assert 'step 8: its images are no longer finite' in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_settings_is_not_used(home, tmp_path):
+    shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
+    resume = ['--dataset', 'toy', '--resume', '--dry-run']
+    (tmp_path / 'model' / 'dcgan_toy-6.json').unlink()
+    out, err = run('train.py', *resume, cwd=tmp_path)
+    assert err == f'{os.path.join("model", "dcgan_toy-6")}.json is missing: it is not used\n'
+    assert 'steps            4 done of 6' in out
+    (tmp_path / 'model' / 'dcgan_toy-4.json').unlink()      # as those of the original program
+    out, err = run('train.py', *resume, cwd=tmp_path)
+    assert 'dcgan_toy-6: no settings beside it, taken to have been trained with the defaults' in err
+    assert 'image_size       64' in out
+
+
+@pytest.mark.parametrize('key, value', [
+    ('loss', ['gan']), ('lr_d', 'fast'), ('augment', 'flip'), ('image_size', None)])
+def test_settings_that_no_run_has_are_named(key, value):
+    saved = dict(train.DEFAULTS, **{key: value})
+    with pytest.raises(SystemExit) as stop:
+        train.merge_settings(train.parse([]), saved, 'model/dcgan-1')
+    assert stop.value.code == 2
+    train.merge_settings(train.parse([]), dict(train.DEFAULTS, lr_d=1, crop=None), 'model/dcgan-1')
+
+
+def test_the_folder_of_the_best_is_no_model_dir(home):
+    best = os.path.join('model', 'best')
+    message = refused('train.py', '--dataset', 'toy', '--resume', '--model-dir', best, cwd=home)
+    assert f'--model-dir {best}: the run in ' in message and 'a copy of it elsewhere' in message
+
+
+def test_where_memory_ends_the_options_are_named(capsys):
+    with pytest.raises(SystemExit) as stop, trainer.memory_named(tf, train.DEFAULTS):
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating\ntrace')
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        'error: --batch-size 64, --image-size 64: OOM when allocating\n')
+
+
+def test_runs_do_not_mix_their_records(home, tmp_path):
+    shutil.copytree(str(home), str(tmp_path / 'home'))
+    home, samples = tmp_path / 'home', tmp_path / 'home' / 'samples' / 'dcgan_toy'
+    run('train.py', *TOY, '--max-steps', 2, '--seed', 1, '--model-dir', 'other', '--log-every', 1,
+        cwd=home)
+    out, _ = run('train.py', '--dataset', 'toy', '--resume', '--max-steps', 7, '--log-every', 1,
+                 cwd=home)
+    assert os.path.join('dcgan_toy', 'earlier-2') in out
+    steps = {place: [row['step'] for row in rows(samples / place / 'loss.csv')]
+             for place in ('earlier-1', 'earlier-2', '.')}
+    assert steps == {'earlier-1': ['2', '4', '6'], 'earlier-2': ['1', '2'], '.': ['7']}
 
 
 def test_an_earlier_run_is_moved_aside(home, tmp_path):
@@ -310,9 +382,9 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
 
 
 def test_a_sheet_of_what_d_sees(tmp_path):
-    for augmented in ('', 'crop,rotate,color'):
-        out, _ = run('train.py', *TOY, '--dry-run', '--augment', augmented, '--augment-rotate', 30,
-                     '--sheet', f'{len(augmented)}.png', cwd=tmp_path)
+    for options in ([], ['--augment', 'crop,rotate,color', '--augment-rotate', 30]):
+        out, _ = run('train.py', *TOY, '--dry-run', *options, '--sheet',
+                     '17.png' if options else '0.png', cwd=tmp_path)
     assert out.splitlines()[-1] == '17.png'
     plain, changed = (pixels(tmp_path / name).astype(int) for name in ('0.png', '17.png'))
     assert plain.shape == changed.shape == (4 * 32, 4 * 32, 3)
@@ -331,6 +403,9 @@ def test_a_sheet_of_what_d_sees(tmp_path):
     (['--dataset', 'toy', '--model-dir', 'file'], 'file: File exists'),
     (['--dataset', 'toy', '--model-dir', 'a[b]'], 'a[b]: TensorFlow takes *, ? and ['),
     (['--dataset', 'toy', '--device', 'tpu'], 'argument --device: tpu is neither cpu nor gpu:N'),
+    (['--dataset', 'toy', '--device', 'gpu:77'], '--device gpu:77: TensorFlow sees no such GPU'),
+    (['--dataset', 'toy', '--augment', 'flip', '--augment-rotate', '30'],
+     '--augment-rotate 30.0: goes with --augment rotate'),
     (['--whatever'], 'unrecognized arguments: --whatever'),
 ])
 def test_what_train_refuses(tmp_path, arguments, message):
@@ -433,10 +508,66 @@ def test_what_generate_refuses(home, tmp_path):
     (tmp_path / 'file').write_text('')
     assert 'file: ' in refused('generate.py', '--ckpt', home / 'model', '--num', 1,
                                '--save-latents', 'file/a.npy', cwd=tmp_path)
+    (tmp_path / 'folder').mkdir()
+    assert 'folder: Is a directory' in refused(
+        'generate.py', '--ckpt', home / 'model', '--save-latents', 'folder', cwd=tmp_path)
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     os.truncate(str(tmp_path / 'model' / 'dcgan_toy-6.data-00000-of-00001'), 5000)
     _, err = run('generate.py', '--ckpt', 'model', cwd=tmp_path, code=2)
     assert err.startswith('error: --ckpt model/dcgan_toy-6: is damaged') and err.count('\n') == 1
+
+
+def test_a_generator_is_not_written_over_something_else(home, tmp_path):
+    shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
+    (tmp_path / 'settings.json').write_text('{"mine": 1}')
+    for prefix, message in [('model/dcgan_toy-6', 'a name that ends in -<step> is one of a run'),
+                            ('model/', 'is no name of a checkpoint'), ('.', 'is no name of a'),
+                            ('g.index', 'is no name of a'), ('g[1]', 'TensorFlow takes *'),
+                            ('settings', 'settings.json holds no settings of this program')]:
+        err = refused('generate.py', '--save-generator', prefix, cwd=tmp_path)
+        assert err.startswith(f'error: --save-generator {prefix}') and message in err
+    out, _ = run('generate.py', '--save-generator', 'g', '--num', 1, cwd=tmp_path)
+    assert out.splitlines()[1] == 'g'
+    err = refused('generate.py', '--ckpt', 'g', '--save-generator', './g', cwd=tmp_path)
+    assert './g: is what it would be made of' in err
+    assert sorted(os.listdir(str(tmp_path))) == ['g.data-00000-of-00001', 'g.index', 'g.json',
+                                                 'model', 'samples', 'settings.json']
+
+
+def test_a_generator_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    for ending in ('.index', '.data-00000-of-00001', '.json'):
+        (tmp_path / f'g{ending}').write_text('before')
+
+    def save(sess, prefix, **options):
+        with open(prefix + '.data-00000-of-00001.tempstate1', 'w') as f:
+            f.write('half')
+        raise tf.errors.ResourceExhaustedError(None, None, 'No space left on device')
+    saver = tf.train.Saver([tf.Variable(1.0)])
+    monkeypatch.setattr(saver, 'save', save)
+    with pytest.raises(checkpoint.CheckpointError, match="g: can't be written .No space left"):
+        checkpoint.save_generator(None, saver, str(tmp_path / 'g'), TINY)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ['before'] * 3
+
+
+def test_a_closed_stream_is_no_fault(home, tmp_path):
+    command = f'{sys.executable} {os.path.join(ROOT, "generate.py")} --ckpt {home / "model"}'
+    for closed in ('>&-', '2>&-', '>&- 2>&-'):
+        out = tmp_path / str(len(closed))
+        assert subprocess.call(f'{command} --num 1 --out {out} {closed}', shell=True) == 0
+        assert os.listdir(str(out)) == ['faces_seed0.png']
+
+
+def test_a_run_goes_on_where_nobody_reads_it(tmp_path):
+    process = start('train.py', *TOY, '--max-steps', 6, '--log-every', 1, '--sample-every', 6,
+                    cwd=tmp_path)
+    for line in process.stdout:
+        if line.startswith('epoch'):
+            break
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 0, err
+    assert checkpoint.find(str(tmp_path / 'model')) == str(tmp_path / 'model' / 'dcgan_toy-6')
 
 
 def cells(path):
@@ -530,7 +661,7 @@ def test_latents_that_were_saved_draw_the_same_again(home, tmp_path):
     run('generate.py', '--ckpt', home / 'model', '--out', '.', '--latents', kept,
         '--save-latents', 'again.npy', cwd=tmp_path)
     assert (tmp_path / 'faces_kept.png').read_bytes() == (
-        tmp_path / 'faces_seed0.png').read_bytes()
+        tmp_path / 'faces_seed0_truncate=0.3.png').read_bytes()
     assert (tmp_path / 'again.npy').read_bytes() == (tmp_path / 'some' / 'kept.npy').read_bytes()
     np.save(str(tmp_path / 'wide.npy'), latents.astype('>f8'))
     run('generate.py', '--ckpt', home / 'model', '--out', 'each', '--latents', 'wide.npy',
@@ -544,14 +675,17 @@ def test_truncated_faces_are_less_varied(home, tmp_path):
     for truncate in ([], ['--truncate', 1], ['--truncate', 0.5], ['--truncate', 0.1]):
         run('generate.py', '--ckpt', home / 'model', '--out', '.', '--num', 16, *truncate,
             cwd=tmp_path)
-        images = cells(tmp_path / 'faces_seed0.png').reshape(16, 32, 32, 3)
+        name = f'_truncate={truncate[-1]}' if truncate and truncate[-1] != 1 else ''
+        images = cells(tmp_path / f'faces_seed0{name}.png').reshape(16, 32, 32, 3)
         spread[truncate[-1] if truncate else None] = images.std(axis=0).mean()
     assert spread[None] == spread[1] > spread[0.5] > spread[0.1]
 
 
 @pytest.mark.parametrize('arguments, message', [
     (['--interpolate', '1'], '--interpolate: expected 2 arguments'),
-    (['--interpolate', '1', 'x'], "--interpolate: invalid seed value: 'x'"),
+    (['--interpolate', '1', 'x'], "--interpolate: invalid whole number value: 'x'"),
+    (['--truncate', 'x'], "--truncate: invalid number value: 'x'"),
+    (['--latents', ''], '--latents: is given nothing'),
     (['--interpolate', '1', '-1'], '--interpolate: -1 is not from 0 to 4294967295'),
     (['--interpolate', '1', '2', '--frames', '1'], '--frames: 1 is not from 2 to 10000'),
     (['--interpolate', '1', '2', '--seed', '3'], '--seed has no effect on --interpolate'),

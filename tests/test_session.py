@@ -63,9 +63,12 @@ def test_a_session_of_each_precision_runs_a_step(precision):
 
 @pytest.mark.parametrize('device, visible', [('cpu', '-1'), ('gpu:1', '1')])
 def test_the_device_is_chosen_before_tensorflow_looks(device, visible):
-    program = (f'import session, os, sys; session.set_up(device={device!r}); '
-               'print(os.environ["CUDA_VISIBLE_DEVICES"], "matplotlib" in sys.modules)')
-    environment = dict(os.environ, PYTHONPATH=ROOT)
-    out = subprocess.check_output([sys.executable, '-W', 'ignore', '-c', program],
-                                  env=environment, universal_newlines=True)
-    assert out.split() == [visible, 'False']      # Keras, which brings matplotlib, stays out
+    program = ('import atexit, os, session, sys; atexit.register(lambda: '
+               'print(os.environ["CUDA_VISIBLE_DEVICES"], "matplotlib" in sys.modules)); '
+               f'session.set_up(device={device!r})')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', program], capture_output=True,
+                          env=dict(os.environ, PYTHONPATH=ROOT), text=True)
+    assert done.stdout.split() == [visible, 'False']    # Keras, which brings matplotlib, stays out
+    if done.returncode:         # where there is no such GPU
+        assert done.stderr == f'error: --device {device}: TensorFlow sees no such GPU\n'
+        assert device != 'cpu'
