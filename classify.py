@@ -1,9 +1,8 @@
-r"""Trains a small network to read CelebA's 40 labels, and writes it as a frozen graph.
+"""Trains a small network to read CelebA's 40 labels, and writes it as a frozen graph.
 
     python classify.py --data-dir datasets --out model/labels.pb
-    python evaluate.py --dataset lfw --inception model/labels.pb --input images --output features
-    python evaluate.py --ckpt model/dcgan_celeba_attributes --dataset celeba \
-        --labels model/labels.pb
+    python evaluate.py --ckpt model/dcgan_lfw --inception model/labels.pb
+    python evaluate.py --ckpt model/dcgan_celeba_attributes --labels model/labels.pb
 
 It is learnt from the train part and tested on the valid part of datasets/celeba/. Its features are
 a yardstick of faces that needs no download: with them evaluate.py tells FID, KID, precision and
@@ -32,9 +31,9 @@ def main(argv=None):
 
 def classify(args):
     # Before anything is trained: can it be written?
-    os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)
-    with open(args.out + '.part', 'wb'):
-        pass
+    options.check_writable(args.out)
+    if checkpoint.is_one(args.out):
+        options.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
 
     # data
     parts = {}
@@ -108,8 +107,14 @@ def classifier(images, is_training, count, reuse=None):
 
 
 def balanced_accuracy(found, truth):
-    """Of each column of bool [n, k] the mean share found among the true and among the false."""
-    return ((found & truth).sum(0) / truth.sum(0) + (~found & ~truth).sum(0) / (~truth).sum(0)) / 2
+    """Of each column of bool [n, k] the mean share found among the true and among the false.
+
+    What all or none of them have can be read as it is without looking: one half.
+    """
+    true, false = truth.sum(0), (~truth).sum(0)
+    right = ((found & truth).sum(0) / np.maximum(true, 1)
+             + (~found & ~truth).sum(0) / np.maximum(false, 1)) / 2
+    return np.where((true > 0) & (false > 0), right, 0.5)
 
 
 def parse(argv):

@@ -41,11 +41,14 @@ NETWORK_BATCH, SAMPLES_BATCH = 50, 64
 ASKED = 512                 # latents by which an attribute is judged
 CANDIDATES = 1000           # samples, of which
 SHEET_ROWS, SHEET_PHOTOGRAPHS = 12, 5       # the nearest to a photograph are shown
+MOST_FEATURES = 4096        # of an image: their covariances are a matrix as wide
+NETWORKS = ('ExpandDims', 'pool_3'), ('images', 'features')     # Inception's, classify.py's
 FORMAT = 1                  # of what is cached; a change to a measure makes all of it anew
 LABELS = {                  # '' is the image size or that of a pyramid's level
     'swd': 'sliced Wasserstein · 10³, mean', 'swd_': 'sliced Wasserstein · 10³, {0}x{0}',
-    'ms_ssim': 'MS-SSIM of pairs', 'fid': 'FID', 'kid': 'KID', 'kid_deviation': 'KID, deviation',
-    'precision': 'precision', 'recall': 'recall', 'copies': 'nearer to a training photograph'}
+    'ms_ssim': 'MS-SSIM of pairs', 'fid': 'Fréchet distance', 'kid': 'kernel distance',
+    'kid_deviation': 'kernel distance, deviation',
+    'precision': 'precision', 'recall': 'recall', 'copies': 'copies of training photographs'}
 
 
 def main(argv=None):
@@ -54,10 +57,17 @@ def main(argv=None):
 
 
 def evaluate(args):
+    # Before anything is measured: can it be written?
+    if args.json:
+        options.check_writable(args.json)
+    if args.all or args.sheet:
+        os.makedirs(args.out, exist_ok=True)
+
     # what is compared with what
     newest = checkpoint.find(args.ckpt)
-    prefixes = of_the_run(newest) if args.all else [newest]
     facts = checkpoint.settings(newest)
+    checkpoints = of_the_run(newest) if args.all else [(facts.get('step'), newest)]
+    args.dataset = args.dataset or facts.get('settings', {}).get('dataset', 'lfw')
     source = data.find(args.dataset, args.data_dir)
     crop = find_crop(args.crop, facts, source, newest)
     graph_def = read_graph(args.inception) if args.inception else None
@@ -70,6 +80,10 @@ def evaluate(args):
         for name in known:
             options.check_name(f'--labels {args.labels}: label', name, read_on_photographs)
     tf = session.set_up(args.verbose, args.device)
+    by_features = parse_graph(tf, graph_def, f'--inception {args.inception}')
+    by_labels = parse_graph(tf, labels_def, f'--labels {args.labels}')
+    if by_features:
+        args.input, args.output = tensors_of(by_features, args.input, args.output)
     image_size = checkpoint.generator_facts(newest)[0]
     photographs = data.load(source, image_size, crop, args.data_dir)
     if len(photographs.images) < 2 * FEWEST:
@@ -78,6 +92,9 @@ def evaluate(args):
     count = min(args.num or min(MOST, len(photographs.images) // 2), len(photographs.images))
     floor_count = min(count, len(photographs.images) // 2)
     trained_on_these = facts.get('data', {}).get('crc32', photographs.crc32) == photographs.crc32
+    if args.held_out and not trained_on_these:
+        options.fail(f'--held-out {args.held_out}: {newest} was trained on other photographs than '
+                     f'--dataset {source.name}')
     held_out = find_held_out(args, source, photographs, crop) if trained_on_these else None
 
     protocol = {
@@ -85,7 +102,7 @@ def evaluate(args):
         'crc32': photographs.crc32, 'image_size': image_size, 'crop': crop,
         'resize': 'Pillow BILINEAR', 'images': count, 'floor_images': floor_count,
         'seed': args.seed, 'raw': args.raw,
-        'held_out': held_out and {'dataset': held_out[0], 'photographs': len(held_out[1].images)},
+        'held_out': held_out and {'dataset': held_out[0], 'photographs': len(held_out[1])},
         'network': None if graph_def is None else {
             'file': os.path.basename(args.inception), 'input': args.input, 'output': args.output,
             'sha256': hashlib.sha256(graph_def).hexdigest()},
@@ -95,32 +112,37 @@ def evaluate(args):
     print_protocol(protocol, facts, newest, trained_on_these)
 
     # the photographs' side, then each checkpoint's
-    with network(tf, graph_def, f'--inception {args.inception}', args.input,
+    with network(tf, by_features, f'--inception {args.inception}', args.input,
                  args.output) as features_of, network(
-                     tf, labels_def, f'--labels {args.labels}', 'images', 'logits') as logits_of:
+                     tf, by_labels, f'--labels {args.labels}', 'images', 'logits') as logits_of:
         real, floor = photographs_side(photographs, protocol, features_of)
         if held_out:
-            copies_of, floor['copies'] = copies_side(photographs, held_out[1], args)
+            copies_of, floor['copies'] = copies_side(photographs.images, *held_out[1:], args.seed)
         evaluated = []
-        for prefix in prefixes:
-            samples = draw(prefix, count, args)
+        for step, prefix in checkpoints:
+            try:
+                samples = draw(prefix, count, args)
+            except checkpoint.CheckpointError as error:
+                if prefix == newest:
+                    raise
+                print(f'{error}: left out', file=sys.stderr)
+                continue
             figures = compare(real, summary(samples, features_of))
             if held_out:
                 figures['copies'] = copies_of(samples)
-            evaluated.append({'checkpoint': prefix, 'figures': figures,
-                              'step': checkpoint.settings(prefix).get('step')})
+            evaluated.append({'checkpoint': prefix, 'figures': figures, 'step': step})
             print_figures(prefix, figures, floor)
             if logits_of:
                 found = obeyed(prefix, logits_of, list(read_on_photographs), args)
                 evaluated[-1]['attributes'] = found
                 print_obeyed(found, read_on_photographs)
+            if args.json:       # all so far, should it be stopped
+                checkpoint.write_json(args.json, {'protocol': protocol, 'floor': floor,
+                                                  'checkpoints': evaluated})
 
-    # what is written
-    os.makedirs(args.out, exist_ok=True)
-    name = os.path.basename(newest)
+    # what is written beside the last of them
+    name = os.path.basename(prefix)
     if args.json:
-        checkpoint.write_json(args.json, {'protocol': protocol, 'floor': floor,
-                                          'checkpoints': evaluated})
         print(args.json)
     if args.all:
         path = os.path.join(args.out, f'measures_{checkpoint.STEP.sub("", name)}.png')
@@ -140,12 +162,12 @@ def evaluate(args):
 # what is compared with what
 
 def of_the_run(prefix):
-    """The prefixes of all checkpoints of the run that prefix belongs to, by step."""
+    """[(step, prefix)] of all checkpoints of the run that prefix belongs to, by step."""
     name = checkpoint.STEP.sub('', os.path.basename(prefix))
     found = checkpoint.of_run(os.path.dirname(prefix) or '.', name)
     if not found:
         options.fail(f'--all: {prefix} belongs to no run, its name ends in no step')
-    return [prefix for _, prefix in found]
+    return found
 
 
 def find_crop(asked, facts, source, prefix):
@@ -158,15 +180,23 @@ def find_crop(asked, facts, source, prefix):
 
 
 def find_held_out(args, source, photographs, crop):
-    """(name, Photographs) that the model was not trained on, or None where there are none.
+    """(name, images, others) that the model was not trained on, or None where there are none.
 
-    CelebA's own test part, unless others are named.
+    CelebA's own test part, unless others are named. others: images of yet other people, CelebA's
+    valid part, or None.
     """
+    def load(found):
+        loaded = data.load(found, photographs.images.shape[1], crop, args.data_dir, FEWEST)
+        if loaded.crc32 == photographs.crc32:
+            options.fail(f'--held-out {args.held_out}: these are the photographs of --dataset '
+                         f'{source.name}')
+        return loaded.images
+
     if args.held_out:
         try:
             found = data.find(args.held_out, args.data_dir)
         except data.DataError as error:
-            options.fail(f'--held-out {args.held_out}: {error}')
+            options.fail(str(error).replace('--dataset', '--held-out', 1))
     elif args.dataset == 'celeba':
         try:
             found = data.find('celeba', args.data_dir, 'test')
@@ -174,11 +204,11 @@ def find_held_out(args, source, photographs, crop):
             return None
     else:
         return None
-    loaded = data.load(found, photographs.images.shape[1], crop, args.data_dir, FEWEST)
-    if loaded.crc32 == photographs.crc32:
-        options.fail(f'--held-out {args.held_out}: these are the photographs of --dataset '
-                     f'{source.name}')
-    return found.name, loaded
+    images, others = load(found), None
+    if not args.held_out:
+        with contextlib.suppress(data.DataError):
+            others = load(data.find('celeba', args.data_dir, 'valid'))
+    return found.name, images, others
 
 
 def print_protocol(protocol, facts, prefix, trained_on_these):
@@ -204,8 +234,8 @@ def print_protocol(protocol, facts, prefix, trained_on_these):
     if p['network']:
         print(f'features: {p["network"]["output"]} of {p["network"]["file"]}')
     else:
-        print('no --inception, so no FID, KID, precision and recall: --help says where it is '
-              'published')
+        print('no --inception, so no Fréchet and kernel distance (FID, KID), precision and '
+              'recall: --help says where it is published')
     sys.stdout.flush()
 
 
@@ -262,16 +292,21 @@ def photographs_side(photographs, protocol, features_of):
     return real, floor
 
 
-def copies_side(photographs, held_out, args):
-    """(function: samples -> share nearer to a training photograph, that of held-out ones)."""
-    count = min(len(photographs.images), len(held_out.images))
-    rng = np.random.RandomState(args.seed)
-    training, unseen = (metrics.thumbnails(one.images[rng.permutation(len(one.images))[:count]])
-                        for one in (photographs, held_out))
-    half = count // 2
-    floor = metrics.copied_share(unseen[:half], training[:half], unseen[half:2 * half])
-    return lambda samples: metrics.copied_share(metrics.thumbnails(samples), training,
-                                                unseen), floor
+def copies_side(photographs, held_out, others, seed):
+    """(function: samples -> share of copies, that of others, None: by halves of held_out).
+
+    Where both halves show the same people they are near each other, and the share is below 0.
+    """
+    training, unseen = metrics.thumbnails(photographs), metrics.thumbnails(held_out)
+
+    def share(samples, unseen=unseen):
+        return metrics.copied_share(metrics.thumbnails(samples), training, unseen)
+
+    if others is not None:
+        return share, share(others)
+    order = np.random.RandomState(seed).permutation(len(held_out))
+    half = len(held_out) // 2
+    return share, share(held_out[order[:half]], unseen[order[half:]])
 
 
 def draw(prefix, count, args):
@@ -332,6 +367,28 @@ def read_graph(path):
         return f.read()
 
 
+def parse_graph(tf, graph_def, named):
+    """The GraphDef in a file's content; None of None."""
+    if graph_def is None:
+        return None
+    from google.protobuf.message import DecodeError
+    frozen = tf.GraphDef()
+    try:
+        frozen.ParseFromString(graph_def)
+    except DecodeError:
+        frozen.Clear()
+    if not frozen.node:
+        options.fail(f'{named}: is no frozen graph, or damaged')
+    return frozen
+
+
+def tensors_of(frozen, input, output):
+    """The names of a network's tensors: those asked for, else those of a network that is known."""
+    names = {node.name for node in frozen.node}
+    known = next((pair for pair in NETWORKS if names.issuperset(pair)), NETWORKS[0])
+    return input or known[0] + ':0', output or known[1] + ':0'
+
+
 def read_labels(path):
     """{label: balanced accuracy on photographs} that classify.py has written beside its graph."""
     try:
@@ -342,23 +399,15 @@ def read_labels(path):
 
 
 @contextlib.contextmanager
-def network(tf, graph_def, named, input, output):
-    """A function from uint8 images to features, float32 [n, d], by a frozen graph; or None.
+def network(tf, frozen, named, input, output):
+    """A function from uint8 images to features, float32 [n, d], by a GraphDef; or None.
 
     named: the option and the file. The graph takes float images [n, h, w, 3] in [0, 255] and
     scales them itself. Its input is replaced, since the published one takes a single image.
     """
-    if graph_def is None:
+    if frozen is None:
         yield None
         return
-    from google.protobuf.message import DecodeError
-    frozen = tf.GraphDef()
-    try:
-        frozen.ParseFromString(graph_def)
-    except DecodeError:
-        frozen.Clear()
-    if not frozen.node:
-        options.fail(f'{named}: is no frozen graph, or damaged')
     names = {node.name for node in frozen.node}
     for name in (input, output):
         name = name.partition(':')[0]
@@ -377,9 +426,19 @@ def network(tf, graph_def, named, input, output):
         with options.Progress(len(batch_of), 'images through the network') as progress:
             for start in range(0, len(batch_of), NETWORK_BATCH):
                 batch = batch_of[start:start + NETWORK_BATCH].astype(np.float32)
-                features.append(sess.run(found, {images: batch}).reshape(len(batch), -1))
+                try:
+                    features.append(sess.run(found, {images: batch}))
+                except tf.errors.OpError as error:
+                    options.fail(f'{named}: {checkpoint.first_line(error)}')
+                if features[-1].shape[:1] != (len(batch),) or (
+                        features[-1].size > MOST_FEATURES * len(batch)):
+                    options.fail(f'{named}: {output} of {len(batch)} images of '
+                                 f'{batch.shape[1]}x{batch.shape[2]} is '
+                                 f'{list(features[-1].shape)}, not {len(batch)} rows of at most '
+                                 f'{MOST_FEATURES:,} features')
                 progress.update(len(batch))
-        return np.concatenate(features).astype(np.float32, copy=False)
+        features = np.concatenate(features)
+        return features.reshape(len(features), -1).astype(np.float32, copy=False)
 
     with session.open_session(graph) as sess:
         yield features_of
@@ -433,8 +492,9 @@ def parse(argv):
                         help='of the noise and of which photographs (%(default)s)')
 
     group = parser.add_argument_group('photographs')
-    group.add_argument('--dataset', default='lfw',
-                       help='lfw, celeba, toy or any folder of images (%(default)s)')
+    group.add_argument('--dataset',
+                       help='lfw, celeba, toy or any folder of images (what the checkpoint was '
+                            'trained on, or lfw)')
     group.add_argument('--data-dir', default='datasets', metavar='DIR',
                        help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
     group.add_argument('--crop', type=options.whole(0), metavar='N',
@@ -447,10 +507,11 @@ def parse(argv):
     group = parser.add_argument_group('network')
     group.add_argument('--inception', metavar='FILE',
                        help='frozen graph for FID, KID, precision and recall; see below')
-    group.add_argument('--input', default='ExpandDims:0', metavar='NAME',
-                       help='its tensor for images, float [n, h, w, 3] in [0, 255] (%(default)s)')
-    group.add_argument('--output', default='pool_3:0', metavar='NAME',
-                       help='its tensor of features (%(default)s)')
+    group.add_argument('--input', metavar='NAME',
+                       help='its tensor for images, float [n, h, w, 3] in [0, 255] '
+                            f'({NETWORKS[0][0]}; images of a graph of classify.py)')
+    group.add_argument('--output', metavar='NAME',
+                       help=f'its tensor of features ({NETWORKS[0][1]}; features)')
 
     group.add_argument('--labels', metavar='FILE',
                        help="classify.py's graph: reads on the faces whether they have what "

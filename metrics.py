@@ -303,17 +303,19 @@ def nearest(samples, photographs, count=1):
 
 
 def copied_share(samples, training, held_out):
-    """The share of samples that lie nearer to a training than to a held-out photograph, in [0, 1].
+    """The share of samples that are copies of training photographs, an estimate of at most 1.
 
-    Of as many photographs of either kind, so that it is about 0.5 where nothing is memorised,
-    however smooth the samples are, and 1 where each is a copy. (A sample lies nearer to all
-    photographs than these to each other: distances between photographs are no yardstick for it.)
+    Where nothing is memorised, however smooth the samples are, the photograph nearest to one is of
+    training as often as photographs are: n / (n + m) of n training and m held-out ones. From there
+    the share that has its nearest in training rises to 1 where each is a copy; how far it has
+    come is the estimate, with a standard deviation of about √(n / m / len(samples)) around 0.
+    (A sample lies nearer to all photographs than these to each other: distances between
+    photographs are no yardstick for it.)
     """
-    if len(training) != len(held_out):
-        raise ValueError(f'{len(training)} training and {len(held_out)} held-out photographs: '
-                         'as many of both are needed')
     seen, unseen = (nearest(samples, photographs)[0] for photographs in (training, held_out))
-    return float(np.mean(seen < unseen) + np.mean(seen == unseen) / 2)
+    share = np.mean(seen < unseen) + np.mean(seen == unseen) / 2
+    by_chance = len(training) / (len(training) + len(held_out))
+    return float((share - by_chance) / (1 - by_chance))
 
 
 # what is refused

@@ -12,6 +12,7 @@ the faces as they were asked for. --sheet draws the first faces of each, a row a
 """
 import argparse
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -90,18 +91,30 @@ def run(change, args):
 
 
 def evaluate(folder, args, raw):
-    by = '-' + os.path.basename(args.network) if args.network else ''
-    path = os.path.join(folder, f'{"raw" if raw else "averaged"}-{args.num}{by}.json')
-    network = ['--inception', args.network, '--input', 'images', '--output', 'features']
+    path = os.path.join(folder, f'{"raw" if raw else "averaged"}-{args.num}.json')
+    network = ['--inception', args.network]
     if checkpoint.labels_of(checkpoint.find(folder))[0]:
         network += ['--labels', args.network]
-    if not os.path.exists(path):
+    if not os.path.exists(path) or network_of(path) != sha256(args.network):
         subprocess.check_call(
             [sys.executable, os.path.join(ROOT, 'evaluate.py'), '--ckpt', folder, '--dataset',
              args.dataset, '--data-dir', args.data_dir, '--num', str(args.num), '--json', path]
             + ['--raw'] * raw + network * bool(args.network), stdout=subprocess.DEVNULL)
     with open(path) as f:
         return json.load(f)
+
+
+def network_of(path):
+    """The checksum of the network whose features the figures in a file are by, None of none."""
+    with open(path) as f:
+        return (json.load(f)['protocol']['network'] or {}).get('sha256')
+
+
+def sha256(path):
+    if path is None:
+        return None
+    with open(path, 'rb') as f:
+        return hashlib.sha256(f.read()).hexdigest()
 
 
 def loss_of_d(folder):

@@ -61,9 +61,17 @@ def test_a_place_that_cannot_be_written_is_named_before_training(home):
     (home / 'file').write_text('')
     _, err = run('classify.py', '--out', os.path.join('file', 'labels.pb'), cwd=home, code=2)
     assert err.startswith('error: file: ')
+    (home / 'dcgan.index').write_text('')
+    _, err = run('classify.py', '--out', 'dcgan', cwd=home, code=2)
+    assert err.startswith('error: --out dcgan: is a checkpoint')
+    _, err = run('classify.py', '--data-dir', 'nowhere', '--out', 'new.pb', cwd=home, code=2)
+    assert 'nowhere' in err and not [name for name in os.listdir(str(home)) if 'new.pb' in name]
 
 
 def test_balanced_accuracy():
     truth = np.array([[1, 1], [1, 0], [0, 0], [0, 0]], bool)
     found = np.array([[1, 1], [0, 1], [0, 0], [0, 0]], bool)
     assert classify.balanced_accuracy(found, truth).tolist() == pytest.approx([0.75, 1 - 1 / 6])
+    # Nothing is told by what all or none have.
+    same = np.array([[1, 0]] * 4, bool)
+    assert classify.balanced_accuracy(same, same).tolist() == [0.5, 0.5]

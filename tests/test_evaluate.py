@@ -85,7 +85,7 @@ def test_all_checkpoints_with_everything(home):
             assert one['figures'][name] > 1.3 * found['floor'][name], name
         # As printed: the checkpoint's name, then a line a figure with its floor.
         table = out[out.index(f'\n{one["checkpoint"]} '):]
-        assert re.search(r'\nFID +{:.4f} +{:.4f}\n'.format(one['figures']['fid'],
+        assert re.search(r'\nFréchet distance +{:.4f} +{:.4f}\n'.format(one['figures']['fid'],
                                                           found['floor']['fid']), table)
     protocol = found['protocol']
     assert [protocol[key] for key in ('dataset', 'photographs', 'image_size', 'crop', 'resize',
@@ -161,14 +161,13 @@ def test_other_photographs_as_samples_are_the_floor(here, monkeypatch):
 
 def test_copies_are_seen(here, monkeypatch):
     training, new = photographs(), photographs('others')
-    # As copies_side chooses the photographs of either kind.
-    rng = np.random.RandomState(0)
-    chosen = training[rng.permutation(240)[:40]]
-    for samples, share in ((chosen[:, :, ::-1], 1), (new, 0)):
+    copies = training[np.random.RandomState(5).permutation(240)[:40], :, ::-1]
+    for samples, share in ((copies, 1), (new, -240 / 40)):
         monkeypatch.setattr(evaluate, 'draw', lambda prefix, count, args, s=samples: s)
         found = evaluated(here, '--num', 40, '--held-out', 'others')
-        assert found['checkpoints'][0]['figures']['copies'] == share
-        assert 0.1 < found['floor']['copies'] < 0.9
+        assert found['checkpoints'][0]['figures']['copies'] == pytest.approx(share)
+        # Twenty photographs, by twenty and 240.
+        assert abs(found['floor']['copies']) < 3 * (240 / 20 / 20) ** 0.5
     assert found['protocol']['held_out'] == {'dataset': 'others', 'photographs': 40}
 
 
@@ -195,7 +194,7 @@ def test_another_set_and_more_than_half_of_it(here, capsys):
 def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
     faces = here / 'celeba'
     faces.mkdir()
-    for number in range(32):
+    for number in range(44):
         shutil.copy(f'faces/{number:03d}.png', str(faces / f'{number:06d}.png'))
     for ending in ('.index', '.data-00000-of-00001'):       # and no settings
         shutil.copy('model/dcgan_faces-4' + ending, str(here / ('dcgan_faces-4' + ending)))
@@ -204,18 +203,27 @@ def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
     out = capsys.readouterr().out
     assert 'nothing says what it was trained on: taken to be these' in out
     (faces / 'list_eval_partition.txt').write_text(''.join(
-        f'{number:06d}.png {0 if number < 20 else 2}\n' for number in range(32)))
+        f'{number:06d}.png {part}\n' for number, part in enumerate([0] * 20 + [2] * 12)))
+    assert 'copies' in evaluated(here, *arguments)['floor']
+    with open(str(faces / 'list_eval_partition.txt'), 'a') as f:
+        f.write(''.join(f'{number:06d}.png 1\n' for number in range(32, 44)))
     found = evaluated(here, *arguments)
+    # The valid part is what samples would be that are no copies.
+    parts = [metrics.thumbnails(data.load(data.find('celeba', str(here), part), 32, 178, str(here),
+                                          8).images) for part in ('valid', 'train', 'test')]
+    assert found['floor']['copies'] == metrics.copied_share(*parts)
     assert found['protocol']['photographs'] == 20 and found['protocol']['crop'] == 178
     assert found['protocol']['held_out'] == {'dataset': 'celeba_test', 'photographs': 12}
-    assert 0 <= found['checkpoints'][0]['figures']['copies'] <= 1
+    assert -20 / 12 <= found['checkpoints'][0]['figures']['copies'] <= 1
 
 
 @pytest.mark.parametrize('arguments, message', [
     (['--crop', '50'], '--crop 50: model/dcgan_faces-4 was trained with --crop 0, and figures'),
     (['--ckpt', 'nowhere'], '--ckpt nowhere: no checkpoint there'),
     (['--dataset', 'nowhere'], '--dataset nowhere: neither lfw, celeba, toy nor a folder'),
-    (['--held-out', 'nowhere'], '--held-out nowhere: '),
+    (['--held-out', 'nowhere'], 'error: --held-out nowhere: neither lfw'),
+    (['--dataset', 'others', '--held-out', 'faces'],
+     '--held-out faces: model/dcgan_faces-4 was trained on other photographs than --dataset'),
     (['--held-out', 'faces'], '--held-out faces: these are the photographs of --dataset faces'),
     (['--num', '5'], 'argument --num/--max-images: 5 is not from 8 to'),
     (['--inception', 'none.pb'], 'none.pb: No such file'),
@@ -232,6 +240,92 @@ def test_what_evaluate_refuses(here, capsys, home, arguments, message):
     (home / 'half.pb').write_bytes((home / 'network.pb').read_bytes()[:-40])
     arguments = arguments if '--dataset' in arguments else ['--dataset', 'faces'] + arguments
     assert message in refusal(capsys, *arguments)
+
+
+def test_what_a_checkpoint_was_trained_on_is_the_default(here, capsys):
+    evaluate.main(['--num', '20', '--out', str(here / 'pictures')])
+    assert capsys.readouterr().out.startswith('240 photographs of faces, ')
+    assert not (here / 'pictures').exists()     # nothing goes there
+
+
+def test_the_place_of_the_figures_is_tried_first(here, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, 'draw', None)
+    (here / 'file').write_text('')
+    for path, of in ((here / 'file' / 'figures.json', here / 'file'), (here, here)):
+        assert f'error: {of}: ' in refusal(capsys, '--dataset', 'faces', '--json', path)
+    made = here / 'new' / 'figures.json'
+    assert 'has no fc' in refusal(capsys, '--dataset', 'faces', '--json', made, '--inception',
+                                  'network.pb', '--output', 'fc')
+    assert os.listdir(str(made.parent)) == []
+
+
+def test_figures_so_far_outlast_a_stop(here, monkeypatch):
+    draw = evaluate.draw
+
+    def stopped(prefix, count, args):
+        if prefix.endswith('-4'):
+            raise KeyboardInterrupt
+        return draw(prefix, count, args)
+    monkeypatch.setattr(evaluate, 'draw', stopped)
+    path = here / 'figures.json'
+    assert evaluate.main(['--all', '--num', '20', '--json', str(path)]) == 130
+    found = json.loads(path.read_text())['checkpoints']
+    assert [one['step'] for one in found] == [2]
+
+
+def test_a_run_without_settings_has_its_steps(here):
+    for step in (2, 4):
+        for ending in ('.index', '.data-00000-of-00001'):
+            name = f'dcgan_faces-{step}{ending}'
+            shutil.copy(os.path.join('model', name), str(here / name))
+    found = evaluated(here, '--ckpt', here / 'dcgan_faces-2', '--all', '--num', 20, '--sheet')
+    assert [one['step'] for one in found['checkpoints']] == [2, 4]
+    assert (here / 'nearest_dcgan_faces-4.png').exists()        # whose samples it shows
+
+
+def test_of_a_run_what_is_damaged_is_left_out(here, capsys):
+    shutil.copytree('model', str(here / 'model'))
+    with open(str(here / 'model' / 'dcgan_faces-2.data-00000-of-00001'), 'r+b') as f:
+        f.truncate(1000)
+    found = evaluated(here, '--ckpt', here / 'model', '--all', '--num', 20)
+    assert [one['step'] for one in found['checkpoints']] == [4]
+    assert 'dcgan_faces-2: is damaged' in capsys.readouterr().err
+
+
+def test_a_network_of_ours_needs_no_names(here):
+    with open('network.pb', 'rb') as f:
+        frozen = tf.GraphDef.FromString(f.read())
+    for node in frozen.node:
+        node.name = {'ExpandDims': 'images', 'pool_3': 'features'}.get(node.name, node.name)
+        node.input[:] = ['images' if name == 'ExpandDims' else name for name in node.input]
+    (here / 'ours.pb').write_bytes(frozen.SerializeToString())
+    found, same = (evaluated(here, '--num', 20, '--inception', network)
+                   for network in (here / 'ours.pb', 'network.pb'))
+    assert found['checkpoints'] == same['checkpoints']
+    assert (found['protocol']['network']['output'], same['protocol']['network']['output']) == (
+        'features:0', 'pool_3:0')
+
+
+def unfrozen(images):
+    return images * tf.get_variable('scale', [])
+
+
+@pytest.mark.parametrize('features_of, message', [
+    (unfrozen, 'network.pb: '),
+    (tf.shape, 'features:0 of 20 images of 32x32 is [4], not 20 rows of at most 4,096'),
+    (lambda images: tf.reshape(images, [-1, 768]), 'of 32x32 is [80, 768], not 20 rows of'),
+    (lambda images: tf.concat([images, images], 1), 'is [20, 64, 32, 3], not 20 rows of at most'),
+    (tf.reduce_mean, 'of 32x32 is [], not 20 rows of'),
+    (lambda images: tf.reshape(images, [-1, 1000]), 'network.pb: '),
+])
+def test_a_network_that_gives_no_features_is_named(here, capsys, features_of, message):
+    with tf.Graph().as_default() as graph:
+        images = tf.placeholder(tf.float32, [None, None, None, 3], name='images')
+        tf.identity(features_of(images), name='features')
+        (here / 'network.pb').write_bytes(graph.as_graph_def().SerializeToString())
+    err = refusal(capsys, '--dataset', 'faces', '--num', 20, '--seed', 9,
+                  '--inception', here / 'network.pb')
+    assert err.startswith('error: --inception ') and message in err
 
 
 def test_too_few_photographs(here, capsys):
