@@ -256,24 +256,37 @@ function address(anew) {
     if (now.strength !== 1) parts.set('strength', now.strength);
     if (asked) parts.set('attributes', asked);
     const text = '#' + String(parts).replace(/%3D/g, '=').replace(/%2C/g, ',');
-    clearTimeout(addressing);
-    if (anew) history.pushState(null, '', text);
+    if (anew) {
+        settleAddress();
+        history.pushState(null, '', text);
+        return;
+    }
     // Browsers let a page do this only some times a second.
-    else addressing = setTimeout(() => history.replaceState(null, '', text), 300);
+    clearTimeout(addressing?.timer);
+    const replace = () => history.replaceState(null, '', text);
+    addressing = {replace, timer: setTimeout(settleAddress, 300)};
+}
+
+function settleAddress() {
+    clearTimeout(addressing?.timer);
+    addressing?.replace();
+    addressing = null;
 }
 
 // Takes what stands in the address; what can't be read is as if it were not there.
 function readAddress() {
     const parts = new URLSearchParams(location.hash.slice(1));
-    const within = (text, low, high) => Math.min(high, Math.max(low, Number(text) || 0));
+    const within = (text, low, high, other) => text && isFinite(text)
+        ? Math.min(high, Math.max(low, Number(text))) : other;
     const [x, y] = (parts.get('at') || '').split(',');
-    const strength = parts.get('strength');
     Object.assign(now, {
-        seed: seedOf(parts.get('seed')) ?? chance(), x: within(x, -1, 1), y: within(y, -1, 1),
-        strength: strength === null ? 1 : within(strength, 0, 1.25), asked: {}});
+        seed: seedOf(parts.get('seed')) ?? chance(), x: within(x, -1, 1, 0),
+        y: within(y, -1, 1, 0), strength: within(parts.get('strength'), 0, 1.25, 1), asked: {}});
     for (const pair of (parts.get('attributes') || '').split(',')) {
         const [name, value] = pair.split('=');
-        if (facts.attributes.includes(name)) now.asked[name] = value === '-1' ? -1 : 1;
+        if (facts.attributes.includes(name) && ['1', '-1'].includes(value)) {
+            now.asked[name] = Number(value);
+        }
     }
 }
 
@@ -422,10 +435,13 @@ document.addEventListener('keydown', event => {
 
 window.addEventListener('popstate', () => {
     if (!network) return;
+    clearTimeout(addressing?.timer);        // it would be written over another entry
+    addressing = null;
     readAddress();
     settle();
     say(`${title()}.`);
     show(true);
+    fill();
 });
 
 window.addEventListener('unhandledrejection', event => {

@@ -38,7 +38,7 @@ def main(argv=None):
             with tempfile.TemporaryDirectory() as folder:
                 unpack(fetch(folder), args.out)
     except OSError as error:
-        fail(f'{error.filename}: {error.strerror}')
+        fail(f'{error.filename}: {error.strerror}' if error.filename else error)
     print(f'{args.out}: {", ".join(FILES.values())} of {PACKAGE}')
     return 0
 
