@@ -286,6 +286,34 @@ def test_one_of_sixteen_is_chosen(page):
 
 
 @in_browser
+def test_back_brings_all_of_it_back(page, asked):  # noqa: F811
+    red = NAMES[0]
+    switch = f'input[name="{red}"][value="1"]'
+    # What can't be read is as if it were not there.
+    browser = page(f'asked/#seed=3&at=x,&strength=full&attributes={red}=yes')
+
+    def sixteen():
+        return np.array([face(browser, f'#grid button:nth-child({number}) canvas')
+                         for number in range(1, 17)])
+
+    first, others = face(browser), sixteen()
+    assert gap(first, wanted(asked, 3)) <= OFF
+    until(browser, "location.hash === '#seed=3'")
+    browser.press('n')
+    browser.click(switch)
+    assert gap(sixteen(), others) > OFF
+    browser('POST', '/back')
+    assert gap(face(browser), first) == gap(sixteen(), others) == 0
+    # At once, before the address of the other entry was settled.
+    browser.press('n')
+    browser.click(switch)
+    browser('POST', '/back')
+    assert gap(face(browser), first) == 0
+    time.sleep(0.5)
+    assert browser.run('return location.hash') == '#seed=3'
+
+
+@in_browser
 def test_attributes_are_asked_for(page, asked):  # noqa: F811
     browser = page('asked/#seed=3')
     red, light = NAMES
