@@ -1,11 +1,10 @@
 """Measures the faces that a trained generator draws.
 
     python evaluate.py --ckpt model/ --dataset lfw
-    python evaluate.py --ckpt model/ --dataset lfw --num 1000           a quick look
-    python evaluate.py --dataset celeba --inception classify_image_graph_def.pb --json figures.json
-    python evaluate.py --dataset celeba --all --sheet
-    python evaluate.py --dataset celeba --ckpt model/dcgan_celeba_attributes \
-        --labels model/labels.pb                                        does it obey?
+    python evaluate.py --ckpt model/dcgan_lfw --num 1000                a quick look
+    python evaluate.py --inception classify_image_graph_def.pb --json figures.json
+    python evaluate.py --all --sheet
+    python evaluate.py --ckpt model/dcgan_celeba_attributes --labels model/labels.pb   does it obey?
 
 Every figure stands beside the floor: the same figure of photographs against other photographs of
 the set, as many on either side. A figure means something only beside its floor, and only beside
