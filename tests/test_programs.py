@@ -344,13 +344,14 @@ def test_lfw_is_fetched_where_it_is_missing(tmp_path, monkeypatch, capsys):
     assert 'holds 1 of the 13,233 photographs' in capsys.readouterr().out
     monkeypatch.setattr(train.subprocess, 'call', lambda command: 2)
     with pytest.raises(SystemExit) as stop:
-        train.find_photographs(train.parse(['--data-dir', str(tmp_path / 'none')]))
+        train.main(['--data-dir', str(tmp_path / 'none')])      # it is the default
     assert stop.value.code == 2
 
 
 def test_a_checkpoint_of_another_size_is_named_on_resume(home, tmp_path):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
-    os.remove(str(tmp_path / 'model' / 'dcgan_toy-6.json'))
+    for step in (4, 6):
+        os.remove(str(tmp_path / 'model' / f'dcgan_toy-{step}.json'))
     _, err = run('train.py', '--dataset', 'toy', '--resume', cwd=tmp_path, code=2)
     assert 'dcgan_toy-6: is of another network' in err.splitlines()[-1]
     assert '[100, 2048] there, [100, 8192] here' in err.splitlines()[-1]
