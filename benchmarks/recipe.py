@@ -3,12 +3,14 @@
     python benchmarks/recipe.py --dataset lfw --images 60000 --out runs/
     python benchmarks/recipe.py --dataset lfw --only g-steps-2 seed-1 --network model/labels.pb
     python benchmarks/recipe.py --dataset celeba --only projection maps --network model/labels.pb
+    python benchmarks/recipe.py --images 499200 --only original --beside model/dcgan_lfw
 
 What was run before is not run again, so that it can be stopped at any time and called with more
 --only. The table, in Markdown, is of all whole runs in --out on that set and of that length: for
 each the figures of evaluate.py with averaged weights and with the weights themselves, and the loss
 of D over its last 100 rows. Of models that know attributes it also has how often these are read on
-the faces as they were asked for. --sheet draws the first faces of each, a row a run.
+the faces as they were asked for. A generator that --beside names has a row too. --sheet draws the
+first faces of each, a row a run, with --raw two.
 """
 import argparse
 import csv
@@ -90,14 +92,17 @@ def run(change, args):
             + options_of(change), stdout=log, stderr=subprocess.STDOUT)
 
 
-def evaluate(folder, args, raw):
-    path = os.path.join(folder, f'{"raw" if raw else "averaged"}-{args.num}.json')
+def evaluate(ckpt, args, raw):
+    """What evaluate.py --json writes of a run's folder, or of a generator's prefix."""
+    name = f'{"raw" if raw else "averaged"}-{args.num}.json'
+    path = os.path.join(ckpt, name) if os.path.isdir(ckpt) else os.path.join(
+        args.out, f'{os.path.basename(ckpt)}-{name}')
     network = ['--inception', args.network]
-    if checkpoint.labels_of(checkpoint.find(folder))[0]:
+    if checkpoint.labels_of(checkpoint.find(ckpt))[0]:
         network += ['--labels', args.network]
     if not os.path.exists(path) or network_of(path) != sha256(args.network):
         subprocess.check_call(
-            [sys.executable, os.path.join(ROOT, 'evaluate.py'), '--ckpt', folder, '--dataset',
+            [sys.executable, os.path.join(ROOT, 'evaluate.py'), '--ckpt', ckpt, '--dataset',
              args.dataset, '--data-dir', args.data_dir, '--num', str(args.num), '--json', path]
             + ['--raw'] * raw + network * bool(args.network), stdout=subprocess.DEVNULL)
     with open(path) as f:
@@ -127,15 +132,20 @@ def table(runs, args):
     keys = ['swd', 'ms_ssim'] + ['fid', 'precision', 'recall'] * bool(args.network)
     yield f'| change | {" | ".join(keys)} | D\'s loss | attributes |'
     yield '| --- |' + ' --- |' * (len(keys) + 2)
-    for change in runs:
-        folder = folder_of(change, args)
-        both = [evaluate(folder, args, raw) for raw in (False, True)]
+    for change, ckpt in runs.items():
+        both = [evaluate(ckpt, args, raw) for raw in weights_of(ckpt)]
         cells = [' / '.join(f'{one["checkpoints"][0]["figures"][key]:.4g}' for one in both)
                  for key in keys]
         obeyed = ' / '.join(read(one['checkpoints'][0].get('attributes', {})) for one in both)
-        yield f'| {change} | {" | ".join(cells)} | {loss_of_d(folder):.2f} | {obeyed} |'
+        loss = f'{loss_of_d(ckpt):.2f}' if os.path.isdir(ckpt) else ''
+        yield f'| {change} | {" | ".join(cells)} | {loss} | {obeyed} |'
     floor = both[0]['floor']
     yield f'| photographs | {" | ".join(f"{floor[key]:.4g}" for key in keys)} | | |'
+
+
+def weights_of(ckpt):
+    """Whether raw, of each of the weights that there are: a generator's alone are plain."""
+    return [False, True] if os.path.isdir(ckpt) else [False]
 
 
 def read(attributes):
@@ -145,13 +155,16 @@ def read(attributes):
 
 
 def sheet(runs, args, count=16):
-    """A row a run, its name and what its averaged weights draw."""
+    """A row a run, its name and what its averaged weights draw; with --raw another of its own."""
     session.set_up()
-    faces = []
-    for change in runs:
-        with sampler.Sampler(checkpoint.find(folder_of(change, args))) as generator:
-            faces.append(pictures.sheet(next(generator.draw_many(0, count, count)), count))
-    names = pictures.headings(runs, faces[0].shape[0])
+    faces = {}
+    for change, ckpt in runs.items():
+        for raw in weights_of(ckpt) if args.raw else [False]:
+            with sampler.Sampler(checkpoint.find(ckpt), raw) as generator:
+                faces[f'{change}, raw' if raw else change] = pictures.sheet(
+                    next(generator.draw_many(0, count, count)), count)
+    names, faces = list(faces), list(faces.values())
+    names = pictures.headings(names, faces[0].shape[0])
     return np.concatenate([np.rot90(names, -1), np.concatenate(faces)], axis=1)
 
 
@@ -164,12 +177,17 @@ def main():
     parser.add_argument('--network', help='frozen graph that classify.py wrote')
     parser.add_argument('--only', nargs='+', choices=CHANGES, default=list(CHANGES))
     parser.add_argument('--out', default='runs')
+    parser.add_argument('--beside', metavar='PREFIX', help='a generator to measure beside them')
     parser.add_argument('--sheet', metavar='PNG', help='of the first 16 faces of seed 0 of each')
+    parser.add_argument('--raw', action='store_true',
+                        help='on the sheet also what the weights draw that are not averaged')
     args = parser.parse_args()
     for change in args.only:
         if not is_whole(change, args):
             run(change, args)
-    runs = [change for change in CHANGES if is_whole(change, args)]
+    runs = {change: folder_of(change, args) for change in CHANGES if is_whole(change, args)}
+    if args.beside:
+        runs[os.path.basename(args.beside)] = args.beside
     print('\n'.join(table(runs, args)))
     if args.sheet:
         pictures.write(args.sheet, sheet(runs, args))
