@@ -127,12 +127,6 @@ def _files(prefix):
             if FILE_ENDINGS.sub('', path) == prefix]
 
 
-def remove(prefix):
-    """Removes a checkpoint's files."""
-    for path in _files(prefix):
-        os.remove(path)
-
-
 def _is_complete(prefix):
     shards = glob.glob(glob.escape(prefix) + '.data-?????-of-?????')
     return (os.path.exists(prefix + '.index') and bool(shards)
