@@ -140,7 +140,7 @@ def evaluate(args):
                                                   'checkpoints': evaluated})
 
     # what is written beside the last of them
-    name = os.path.basename(prefix)
+    name = os.path.basename(evaluated[-1]['checkpoint'])
     if args.json:
         print(args.json)
     if args.all:
