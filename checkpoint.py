@@ -30,8 +30,9 @@ LOCK = '.lock'          # file in a folder that a run trains into
 BEST = 'best'           # folder beside a run's checkpoints that keeps the best one
 STEP = re.compile(r'-(\d+)$')
 FACTS = {                                           # what <prefix>.json holds at least
-    ('settings',): dict, ('step',): int, ('epoch',): (int, float), ('data', 'dataset'): str,
-    ('data', 'photographs'): int, ('data', 'crc32'): int}
+    ('settings', 'dataset'): str, ('settings', 'crop'): int, ('step',): int,
+    ('epoch',): (int, float), ('data', 'dataset'): str, ('data', 'photographs'): int,
+    ('data', 'crc32'): int}
 AVERAGE = '/ExponentialMovingAverage'     # what tf.train.ExponentialMovingAverage adds to a name
 RECORDED = re.compile(r'^(?:all_)?model_checkpoint_paths?: "(?:.*/)?([^"/]+)"$', re.MULTILINE)
 
@@ -85,11 +86,9 @@ def is_one(prefix):
 
 
 def runs(folder):
-    """{name: prefix of its newest complete checkpoint} of the runs in a folder."""
-    names = {STEP.sub('', os.path.basename(prefix)) for prefix in _prefixes(folder)
-             if STEP.search(prefix)}
-    newest = {name: of_run(folder, name)[-1:] for name in sorted(names)}
-    return {name: found[0][1] for name, found in newest.items() if found}
+    """The names of the runs that have a checkpoint in a folder, without the step."""
+    return sorted({STEP.sub('', os.path.basename(prefix)) for prefix in _prefixes(folder)
+                   if STEP.search(prefix) and _is_complete(prefix)})
 
 
 def refuse_patterns(path):

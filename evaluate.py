@@ -66,7 +66,7 @@ def evaluate(args):
     newest = checkpoint.find(args.ckpt)
     facts = checkpoint.settings(newest)
     checkpoints = of_the_run(newest) if args.all else [(facts.get('step'), newest)]
-    args.dataset = args.dataset or facts.get('settings', {}).get('dataset', 'lfw')
+    args.dataset = args.dataset or facts.get('settings', {'dataset': 'lfw'})['dataset']
     source = data.find(args.dataset, args.data_dir)
     crop = find_crop(args.crop, facts, source, newest)
     graph_def = read_graph(args.inception) if args.inception else None

@@ -30,7 +30,7 @@ import session
 MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
 FRAME = 80              # milliseconds
 NEAR = 0.25             # noise around the result of --arithmetic (Radford et al. 2016, figure 7)
-LONGEST_NAME = 200      # characters of a picture's, about; file systems take 255
+LONGEST_NAME = 200      # characters; file systems take 255, with a number and an ending
 EXAMPLE = 'seeds:1,2,3 - 4,5,6 + 7,8,9'     # of --arithmetic
 seed = options.whole(0, 2 ** 32 - 1)        # what numpy's RandomState takes
 TERM = re.compile(r'\s*([+-]?)\s*([0-9]+(?:\s*,\s*[0-9]+)*)\s*')
@@ -91,7 +91,7 @@ def faces(generator, args):
     else:
         count, name = args.num, f'seed{args.seed}'
         batches = generator.latents(args.seed, count, args.batch_size)
-    name += asked_for(args)
+    name = named(name, args)
     labels = generator.labels(args.seed, count, args.attributes)
     images = draw(generator, batches, labels, args)
     if args.separate:
@@ -113,7 +113,7 @@ def attribute_sheet(generator, args):
     images = draw_all(generator, np.repeat(latents, 1 + len(attributes), axis=0), labels, args)
     sheet = pictures.sheet(images, 1 + len(attributes))
     headings = pictures.headings(['as it is', *attributes], images.shape[2])
-    path = os.path.join(args.out, f'attributes_seed{args.seed}{asked_for(args)}.png')
+    path = os.path.join(args.out, named(f'attributes_seed{args.seed}', args) + '.png')
     pictures.write(path, np.concatenate([headings, sheet]))
     print(path)
 
@@ -123,7 +123,7 @@ def interpolate(generator, args):
     ends = [generator.latent(seed) for seed in args.interpolate]
     labels = same_labels(generator, args.interpolate[0], args.frames, args)
     images = draw_all(generator, slerp(*ends, args.frames), labels, args)
-    name = 'interpolate_{}_{}'.format(*args.interpolate) + asked_for(args)
+    name = named('interpolate_{}_{}'.format(*args.interpolate), args)
     if args.separate:
         write_each(args.out, name, images, args.frames)
     else:
@@ -157,8 +157,8 @@ def arithmetic(generator, args):
     cells[places] = images
     terms = [('-' if sign < 0 else '+') + ','.join(map(str, seeds))
              for sign, seeds in args.arithmetic]
-    name = 'arithmetic_seeds' + ''.join(terms).lstrip('+')[:LONGEST_NAME // 2]
-    write_sheet(args.out, name + asked_for(args), cells, columns)
+    name = named('arithmetic_seeds' + ''.join(terms).lstrip('+'), args)
+    write_sheet(args.out, name, cells, columns)
 
 
 def same_labels(generator, seed, count, args):
@@ -229,7 +229,6 @@ def load_latents(path, z_dim):
 
 def save_latents(path, latents):
     """Writes an npy file; the reader never sees half of it."""
-    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     with open(f'{path}.part', 'wb') as f:
         np.save(f, latents)
     os.replace(f'{path}.part', path)
@@ -237,11 +236,11 @@ def save_latents(path, latents):
 
 # what is written and said
 
-def asked_for(args):
-    """What the names of pictures say of the options that change what a seed draws."""
-    asked = ''.join(f'_{name}={value}' for name, value in args.attributes.items())
-    truncated = f'_truncate={args.truncate:g}' if args.truncate != 1 else ''
-    return asked[:LONGEST_NAME // 2] + truncated
+def named(name, args):
+    """A picture's name with the options that change what a seed draws, not too long for a file."""
+    if args.truncate != 1:
+        name += f'_truncate={args.truncate:g}'
+    return (name + ''.join(f'_{a}={value}' for a, value in args.attributes.items()))[:LONGEST_NAME]
 
 
 def write_sheet(folder, name, images, columns=None):

@@ -160,12 +160,19 @@ def train_on(source, name, samples_dir, args, step, prefix, workers=None):
 
 def find_dataset(args):
     """What --dataset says; without it that of the one run there is to --resume, else LFW."""
-    found = checkpoint.runs(args.model_dir) if args.resume and args.dataset is None else {}
+    if args.dataset or not args.resume:
+        return args.dataset or DEFAULTS['dataset']
+    found = checkpoint.runs(args.model_dir)
     if len(found) > 1:
         options.fail(f'--resume: {args.model_dir} holds more than one run, {", ".join(found)}; '
                      '--dataset says which')
-    saved = [checkpoint.settings(prefix).get('settings', {}) for prefix in found.values()]
-    return args.dataset or next(iter(saved), {}).get('dataset', DEFAULTS['dataset'])
+    for name in found:
+        for _, prefix in reversed(checkpoint.of_run(args.model_dir, name)):
+            with contextlib.suppress(checkpoint.CheckpointError):   # starting_point says so
+                facts = checkpoint.settings(prefix)
+                if facts:
+                    return facts['settings']['dataset']
+    return DEFAULTS['dataset']
 
 
 def find_photographs(args):

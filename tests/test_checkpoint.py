@@ -14,8 +14,8 @@ import parity
 TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
 
 
-FACTS = {'settings': {}, 'data': {'dataset': 'toy', 'photographs': 4000, 'crc32': 7}, 'step': 1,
-         'epoch': 0.5}
+FACTS = {'settings': {'dataset': 'toy', 'crop': 0}, 'step': 1, 'epoch': 0.5,
+         'data': {'dataset': 'toy', 'photographs': 4000, 'crc32': 7}}
 
 
 def place(folder, name, seconds=None):
@@ -163,6 +163,7 @@ def test_shapes_are_compared_before_they_are_restored(tmp_path):
 
 @pytest.mark.parametrize('content', [
     {'a': 1}, [], dict(FACTS, settings=3), dict(FACTS, data={}), dict(FACTS, step=None),
+    dict(FACTS, settings={'dataset': 'toy', 'crop': 'x'}), dict(FACTS, settings={'crop': 0}),
     dict(FACTS, epoch='x'), dict(FACTS, data=dict(FACTS['data'], photographs='many')), '{', ''])
 def test_settings_of_something_else_are_named(tmp_path, content):
     text = content if isinstance(content, str) else json.dumps(content)
@@ -175,7 +176,7 @@ def test_settings_of_something_else_are_named(tmp_path, content):
     (5, ['+']), (['Male'], 5), (['Male'], [1]), ([1], ['+']), (['Male'], ['+-']), (['Male'], [])])
 def test_labels_of_something_else_are_named(tmp_path, attributes, labels):
     checkpoint.write_json(str(tmp_path / 'dcgan.json'), dict(
-        FACTS, settings={'attributes': attributes}, labels=labels))
+        FACTS, settings=dict(FACTS['settings'], attributes=attributes), labels=labels))
     with pytest.raises(checkpoint.CheckpointError, match=r'dcgan\.json: its labels are not those'):
         checkpoint.labels_of(str(tmp_path / 'dcgan'))
 

@@ -214,7 +214,6 @@ def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
     assert found['floor']['copies'] == metrics.copied_share(*parts)
     assert found['protocol']['photographs'] == 20 and found['protocol']['crop'] == 178
     assert found['protocol']['held_out'] == {'dataset': 'celeba_test', 'photographs': 12}
-    assert -20 / 12 <= found['checkpoints'][0]['figures']['copies'] <= 1
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -67,7 +67,8 @@ def asked(tmp_path_factory):
         tf.train.Saver(saved).save(sess, prefix, write_meta_graph=False)
         assert graph.get_tensor_by_name('generator/g/Tanh:0').shape.as_list()[1:] == [48, 48, 3]
     checkpoint.write_json(prefix + '.json', {
-        'settings': {'attributes': NAMES}, 'data': {'dataset': 'toy', 'photographs': 9, 'crc32': 1},
+        'settings': {'attributes': NAMES, 'dataset': 'toy', 'crop': 0},
+        'data': {'dataset': 'toy', 'photographs': 9, 'crc32': 1},
         'step': 7, 'epoch': 1.0,
         'labels': ['+-', '--', '-+']})
     return prefix

@@ -166,7 +166,12 @@ def test_where_all_are_damaged_none_is_taken(command, another):
     for name in os.listdir(str(another / 'model')):
         if name.endswith('.index'):
             (another / 'model' / name).write_bytes(b'nothing')
+    best = another / 'model' / 'best'
+    (_, prefix), = checkpoint.of_run(str(best), 'dcgan_toy')
+    damage(best / os.path.basename(prefix), 'newer')        # of a newer version: not ours to remove
+    before = sorted(os.listdir(str(best)))
     _, err = run(*command, cwd=another, code=2)
+    assert sorted(os.listdir(str(best))) == before
     assert 'error: model: none of the 3 checkpoints dcgan_toy-<step> is whole' in err
 
 

@@ -210,6 +210,9 @@ def test_resume_finds_the_one_run_there_is(home, tmp_path):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     out, _ = run('train.py', '--resume', '--dry-run', cwd=tmp_path)
     assert 'dataset          toy' in out and 'steps            6 done of 6' in out
+    (tmp_path / 'model' / 'dcgan_toy-6.json').write_text('{"settings": ')
+    out, _ = run('train.py', '--resume', '--dry-run', cwd=tmp_path)
+    assert 'dataset          toy' in out and 'steps            4 done of 6' in out
     for ending in ('.index', '.data-00000-of-00001'):
         shutil.copy(str(tmp_path / 'model' / f'dcgan_toy-6{ending}'),
                     str(tmp_path / 'model' / f'dcgan_mine-6{ending}'))
@@ -280,11 +283,12 @@ def test_a_checkpoint_without_its_settings_is_not_used(home, tmp_path):
 
 @pytest.mark.parametrize('key, value', [
     ('loss', ['gan']), ('lr_d', 'fast'), ('augment', 'flip'), ('image_size', None)])
-def test_settings_that_no_run_has_are_named(key, value):
+def test_settings_that_no_run_has_are_named(capsys, key, value):
     saved = dict(train.DEFAULTS, **{key: value})
     with pytest.raises(SystemExit) as stop:
         train.merge_settings(train.parse([]), saved, 'model/dcgan-1')
     assert stop.value.code == 2
+    assert f'dcgan-1.json: {key} is {value!r}, as no run has it' in capsys.readouterr().err
     train.merge_settings(train.parse([]), dict(train.DEFAULTS, lr_d=1, crop=None), 'model/dcgan-1')
 
 
@@ -385,9 +389,9 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
 def test_a_sheet_of_what_d_sees(tmp_path):
     for options in ([], ['--augment', 'crop,rotate,color', '--augment-rotate', 30]):
         out, _ = run('train.py', *TOY, '--dry-run', *options, '--sheet',
-                     '17.png' if options else '0.png', cwd=tmp_path)
-    assert out.splitlines()[-1] == '17.png'
-    plain, changed = (pixels(tmp_path / name).astype(int) for name in ('0.png', '17.png'))
+                     'changed.png' if options else 'plain.png', cwd=tmp_path)
+    assert out.splitlines()[-1] == 'changed.png'
+    plain, changed = (pixels(tmp_path / f'{name}.png').astype(int) for name in ('plain', 'changed'))
     assert plain.shape == changed.shape == (4 * 32, 4 * 32, 3)
     assert np.abs(plain - changed).mean() > 5
 
