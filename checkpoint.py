@@ -9,6 +9,7 @@ a program, a checkpoint is data.
 TensorFlow is imported only where a checkpoint is opened: a wrong path is answered at once.
 """
 import contextlib
+import filecmp
 import glob
 import json
 import os
@@ -16,6 +17,7 @@ import re
 import shutil
 import socket
 import tempfile
+import uuid
 
 import numpy as np
 
@@ -293,11 +295,14 @@ def note_figures(prefix, name, figures):
 def _keep_best(prefix, name, facts):
     folder = os.path.join(os.path.dirname(prefix), BEST)
     best = os.path.join(folder, os.path.basename(prefix))
-    others = [path for _, path in of_run(folder, name) if path != best]
+    # What was kept of it before it was measured, or as it was, is not another one.
+    others = [path for _, path in of_run(folder, name) if path != best or not filecmp.cmp(
+        path + '.index', prefix + '.index', shallow=False)]
     if any(_is_as_good(path, facts['figures']['swd']) for path in others):
         return
     os.makedirs(folder, exist_ok=True)
-    write_json(best + '.json', facts)
+    # What goes on from a copy of it is another run, with records of its own.
+    write_json(best + '.json', dict(facts, run=uuid.uuid4().hex))
     # The index last: only with it the others are a checkpoint.
     files = [path for path in _files(prefix) if not path.endswith('.json')]
     for path in sorted(files, key=lambda path: path.endswith('.index')):

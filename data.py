@@ -241,7 +241,9 @@ def attributes(folder, names):
     path = next((path for path in paths if os.path.exists(path)), None)
     if path is None:
         raise DataError(f'no labels of CelebA: neither {" nor ".join(paths)} is there')
-    number_of = {os.path.basename(name): number for number, name in enumerate(names)}
+    numbers_of = collections.defaultdict(list)      # two folders may hold photographs of one name
+    for number, name in enumerate(names):
+        numbers_of[os.path.basename(name)].append(number)
     with open(path, encoding='utf-8', errors='replace') as f:
         lines = ((number, line.replace(',', ' ').split()) for number, line in enumerate(f, 1))
         # The text's first line is the number of photographs, the CSV's heading names its column.
@@ -253,8 +255,8 @@ def attributes(folder, names):
             if name and (len(values) != len(known) or not set(values) <= {'1', '-1'}):
                 raise DataError(f'{path}, line {number}: should be a file name and {len(known)} '
                                 'times 1 or -1')
-            if name and name[0] in number_of:
-                labels[number_of[name[0]]] = values
+            if name and name[0] in numbers_of:
+                labels[numbers_of[name[0]]] = values
     without = np.flatnonzero((labels == 0).any(axis=1)) if known else range(len(names))
     if len(without):
         raise DataError(f'{path}: has no line for {names[without[0]]}')

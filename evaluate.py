@@ -47,7 +47,8 @@ LABELS = {                  # '' is the image size or that of a pyramid's level
     'swd': 'sliced Wasserstein · 10³, mean', 'swd_': 'sliced Wasserstein · 10³, {0}x{0}',
     'ms_ssim': 'MS-SSIM of pairs', 'fid': 'Fréchet distance', 'kid': 'kernel distance',
     'kid_deviation': 'kernel distance, deviation',
-    'precision': 'precision', 'recall': 'recall', 'copies': 'copies of training photographs'}
+    'precision': 'precision', 'recall': 'recall', 'copies': 'copies of training photographs',
+    'copies_deviation': 'copies, deviation by chance'}
 
 
 def main(argv=None):
@@ -116,7 +117,8 @@ def evaluate(args):
                      tf, by_labels, f'--labels {args.labels}', 'images', 'logits') as logits_of:
         real, floor = photographs_side(photographs, protocol, features_of)
         if held_out:
-            copies_of, floor['copies'] = copies_side(photographs.images, *held_out[1:], args.seed)
+            copies_of, of_floor = copies_side(photographs.images, *held_out[1:], args.seed)
+            floor.update(of_floor)
         evaluated = []
         for step, prefix in checkpoints:
             try:
@@ -128,7 +130,7 @@ def evaluate(args):
                 continue
             figures = compare(real, summary(samples, features_of))
             if held_out:
-                figures['copies'] = copies_of(samples)
+                figures.update(copies_of(samples))
             evaluated.append({'checkpoint': prefix, 'figures': figures, 'step': step})
             print_figures(prefix, figures, floor)
             if logits_of:
@@ -292,20 +294,21 @@ def photographs_side(photographs, protocol, features_of):
 
 
 def copies_side(photographs, held_out, others, seed):
-    """(function: samples -> share of copies, that of others, None: by halves of held_out).
+    """(function: samples -> figures of copies, those of others, None: by halves of held_out).
 
     Where both halves show the same people they are near each other, and the share is below 0.
     """
     training, unseen = metrics.thumbnails(photographs), metrics.thumbnails(held_out)
 
-    def share(samples, unseen=unseen):
-        return metrics.copied_share(metrics.thumbnails(samples), training, unseen)
+    def figures(samples, unseen=unseen):
+        return dict(zip(('copies', 'copies_deviation'), metrics.copied_share(
+            metrics.thumbnails(samples), training, unseen)))
 
     if others is not None:
-        return share, share(others)
+        return figures, figures(others)
     order = np.random.RandomState(seed).permutation(len(held_out))
     half = len(held_out) // 2
-    return share, share(held_out[order[:half]], unseen[order[half:]])
+    return figures, figures(held_out[order[:half]], unseen[order[half:]])
 
 
 def draw(prefix, count, args):
@@ -524,7 +527,10 @@ def parse(argv):
     group.add_argument('--out', default='samples/', metavar='DIR',
                        help='where the pictures go (%(default)s)')
     options.add_tensorflow(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if (args.input or args.output) and not args.inception:
+        parser.error('--input, --output: go with --inception')
+    return args
 
 
 if __name__ == '__main__':

@@ -88,19 +88,24 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         def generator(training=training):
             return models.generator(noise, training, image_size, width, labels)
 
-        def discriminator(images, stream, getter, reuse=None):
+        def seen(images, stream):
+            """What D sees of images."""
             if diffaugment:
                 images = apply_diffaugment(diffaugment, images, seed_of(stream))
             if instance_noise:
                 images = _noisy(images, instance_noise, step // d_steps, seed_of(2 + stream))
+            return images
+
+        def discriminator(images, getter, reuse=None):
             with _scope(custom_getter=getter):
                 return models.discriminator(images, training, reuse, width, labels, condition,
                                             norm_d)
 
         g = samples = generator()
         getter = ops.spectral_norm() if spectral_norm else None
-        d_real, d_real_logits = discriminator(X, 0, getter)
-        d_fake, d_fake_logits = discriminator(g, 1, getter, reuse=True)
+        real, fake = seen(X, 0), seen(g, 1)
+        d_real, d_real_logits = discriminator(real, getter)
+        d_fake, d_fake_logits = discriminator(fake, getter, reuse=True)
 
         if loss == 'gan':
             loss_d, loss_of_g = losses.loss_d(d_real_logits, d_fake_logits, smooth), losses.loss_g
@@ -110,8 +115,8 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         loss_g = loss_of_g(d_fake_logits)
         objective_d = loss_d + r1 * losses.r1(d_real_logits, X) if r1 else loss_d
         if gradient_penalty:
-            mixed = _mixed(X, g, seed_of(4))
-            _, logits = discriminator(mixed, 0, getter, reuse=True)
+            mixed = _mixed(real, fake, seed_of(4))
+            _, logits = discriminator(mixed, getter, reuse=True)
             objective_d += gradient_penalty * losses.gradient_penalty(logits, mixed)
 
         vars_d = tf.trainable_variables('discriminator/')
@@ -146,7 +151,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
                     if number:
                         images = generator()
                     getter = ops.spectral_norm() if spectral_norm else None
-                    _, logits = discriminator(images, 1, getter, reuse=True)
+                    _, logits = discriminator(seen(images, 1), getter, reuse=True)
                 loss_g = loss_of_g(logits)
                 with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:]):
                     optimizer_g = minimize_g(loss_g)

@@ -27,7 +27,7 @@ ROWS, D_HAS_WON, ALIKE, WORSE = 20, 0.02, 0.15, 2.0
 def begin(samples_dir, run):
     """Moves another run's records in samples_dir into a folder of their own.
 
-    run: what tells this run from others, a text; None where nothing is known of it.
+    run: what tells this run from others, a text.
     """
     path = os.path.join(samples_dir, RUN)
     try:
@@ -47,9 +47,8 @@ def begin(samples_dir, run):
         for name in mine:
             os.rename(os.path.join(samples_dir, name), os.path.join(aside, name))
         print(f'another run\'s records in {samples_dir} are now in {aside}')
-    if run is not None:
-        with open(path, 'w', encoding='utf-8') as f:
-            f.write(run)
+    with open(path, 'w', encoding='utf-8') as f:
+        f.write(run)
 
 
 class Log:

@@ -35,9 +35,13 @@ def gradient_penalty(d_mixed, mixed):
     mixed: what d_mixed [n, 1] was computed from, between photographs and drawings.
     """
     gradient, = tf.gradients(d_mixed, mixed)
-    # The root's own slope is infinite at 0.
-    norms = tf.sqrt(tf.reduce_sum(tf.square(gradient), [1, 2, 3]) + 1e-12)
-    return tf.reduce_mean(tf.square(norms - 1))
+    with tf.name_scope('gradient_penalty'):
+        # Pow, unlike Square, and what comes after it is left alone by the rewriter that casts to
+        # bfloat16, where a norm of 1 could not be told from 1.003.
+        squares = tf.pow(gradient, 2)
+        # The root's own slope is infinite at 0.
+        norms = tf.sqrt(tf.reduce_sum(squares, [1, 2, 3]) + 1e-12)
+        return tf.reduce_mean(tf.square(norms - 1))
 
 
 def r1(d_real_logits, images):

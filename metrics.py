@@ -303,19 +303,26 @@ def nearest(samples, photographs, count=1):
 
 
 def copied_share(samples, training, held_out):
-    """The share of samples that are copies of training photographs, an estimate of at most 1.
+    """(share of samples that are copies of training photographs, an estimate; its deviation).
 
     Where nothing is memorised, however smooth the samples are, the photograph nearest to one is of
     training as often as photographs are: n / (n + m) of n training and m held-out ones. From there
     the share that has its nearest in training rises to 1 where each is a copy; how far it has
-    come is the estimate, with a standard deviation of about √(n / m / len(samples)) around 0.
-    (A sample lies nearer to all photographs than these to each other: distances between
-    photographs are no yardstick for it.)
+    come is the estimate, of at most 1. (A sample lies nearer to all photographs than these to each
+    other: distances between photographs are no yardstick for it.)
+
+    The deviation is the standard one of that estimate where nothing is memorised and chance alone
+    says which of the photographs are training's: √(n / m · Σ h²), h being the share of samples
+    that have one photograph for the nearest. Few photographs are the nearest of many smooth ones.
     """
-    seen, unseen = (nearest(samples, photographs)[0] for photographs in (training, held_out))
+    n, m = len(training), len(held_out)
+    (seen, number), (unseen, other) = (nearest(samples, photographs)
+                                       for photographs in (training, held_out))
     share = np.mean(seen < unseen) + np.mean(seen == unseen) / 2
-    by_chance = len(training) / (len(training) + len(held_out))
-    return float((share - by_chance) / (1 - by_chance))
+    _, counts = np.unique(np.where(seen < unseen, number, n + other), return_counts=True)
+    by_chance = n / (n + m)
+    return (float((share - by_chance) / (1 - by_chance)),
+            float(np.sqrt(n / m * np.sum(np.square(counts / len(samples))))))
 
 
 # what is refused

@@ -68,7 +68,7 @@ def choose_precision(asked):
 
     auto takes bfloat16 where the processor multiplies matrices in it; elsewhere it is slower than
     float32. On a GPU it takes float16 where that has tensor cores. Raises ValueError where
-    bfloat16 is asked of a TensorFlow that lacks it, or on a GPU.
+    bfloat16 is asked of a TensorFlow that lacks it, where oneDNN is off, or on a GPU.
     """
     import tensorflow.compat.v1 as tf
     able = False
@@ -78,6 +78,8 @@ def choose_precision(asked):
         why = f'the GPU has {"" if cores else "no "}tensor cores'
     elif not hasattr(tf.ConfigProto().graph_options.rewrite_options, REWRITERS['bfloat16']):
         found, why = 'float32', f'TensorFlow {tf.__version__} has no bfloat16 for the processor'
+    elif not has_onednn():      # the rewriter would be passed over in silence
+        found, why = 'float32', 'TensorFlow does not use oneDNN on this processor'
     else:
         units = sorted(BFLOAT16_UNITS & _processor_flags())
         able, found = True, 'bfloat16' if units else 'float32'
@@ -89,10 +91,13 @@ def choose_precision(asked):
 
 
 def has_onednn():
-    """Whether convolutions run in oneDNN on an x86-64 processor."""
+    """Whether convolutions run in oneDNN on an x86-64 processor.
+
+    By itself TensorFlow takes it where there are units for neural networks: AVX-512 VNNI, say.
+    """
     import tensorflow.compat.v1 as tf
-    return (not tf.__version__.startswith('1.') and platform.machine() in ('x86_64', 'AMD64')
-            and os.environ.get('TF_ENABLE_ONEDNN_OPTS', '1') != '0'
+    from tensorflow.python.framework import test_util
+    return (platform.machine() in ('x86_64', 'AMD64') and test_util.IsMklEnabled()
             and not tf.test.is_gpu_available())
 
 

@@ -150,9 +150,8 @@ def train_on(source, name, samples_dir, args, step, prefix, workers=None):
     if args.task == 0:
         print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
         print(f'{"samples":16} {samples_dir}', flush=True)
-    # Of a checkpoint without it, the original program's, nothing is known.
-    run = saved.get('run') if prefix else uuid.uuid4().hex
-    facts = {'run': run, 'settings': settings, 'end': end, 'data': seen, **described}
+    facts = {'run': saved.get('run') or uuid.uuid4().hex, 'settings': settings, 'end': end,
+             'data': seen, 'computed_in': saved.get('computed_in'), **described}
     plan = trainer.Plan(name, samples_dir, settings, facts, step, prefix, unmeasured, per_epoch,
                         last_step)
     return trainer.run(plan, args, trainer.Batches(images, labels, settings, args.task), workers)

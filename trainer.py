@@ -181,6 +181,10 @@ def run(plan, args, batches, workers=None):
         precision, why = session.choose_precision(settings['precision'])
     except ValueError as error:
         options.fail(f'--precision {settings["precision"]}: {error}')
+    before = plan.facts['computed_in']
+    if before not in (None, precision):
+        why += f'; until step {plan.step:,} it was {before}'
+    plan.facts['computed_in'] = precision
     print(f'{"computes in":16} {precision}: {why}', flush=True)
     if settings['sync_batch_norm'] and precision != 'float32':
         options.fail(f'--precision {settings["precision"]}: with --sync-batch-norm float32 only, '

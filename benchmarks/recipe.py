@@ -43,7 +43,6 @@ CHANGES = {
     'lr-d-0.00005': {'lr-d': 0.00005},
     'diffaugment': {'diffaugment': 'color,translation,cutout'},
     'no-flips': {'augment': ''},
-    'average-0.99': {'average': 0.99},
     'normal': {'init': 'normal'},
     'smooth-0.1': {'smooth': 0.1},
     'instance-noise-0.1': {'instance-noise': 0.1},
@@ -175,14 +174,16 @@ def main():
     parser.add_argument('--images', type=int, default=60000, help='that each run sees')
     parser.add_argument('--num', type=int, default=2000, help='images that measure it')
     parser.add_argument('--network', help='frozen graph that classify.py wrote')
-    parser.add_argument('--only', nargs='+', choices=CHANGES, default=list(CHANGES))
+    parser.add_argument('--only', nargs='+', choices=CHANGES, metavar='NAME',
+                        help=f'of: {", ".join(CHANGES)} (all that the set has labels for)')
     parser.add_argument('--out', default='runs')
     parser.add_argument('--beside', metavar='PREFIX', help='a generator to measure beside them')
     parser.add_argument('--sheet', metavar='PNG', help='of the first 16 faces of seed 0 of each')
     parser.add_argument('--raw', action='store_true',
                         help='on the sheet also what the weights draw that are not averaged')
     args = parser.parse_args()
-    for change in args.only:
+    for change in args.only or [name for name, change in CHANGES.items()
+                                if args.dataset == 'celeba' or 'attributes' not in change]:
         if not is_whole(change, args):
             run(change, args)
     runs = {change: folder_of(change, args) for change in CHANGES if is_whole(change, args)}

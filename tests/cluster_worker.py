@@ -1,4 +1,4 @@
-"""One of several workers that train networks of width 2 on the toy set, for test_cluster.py.
+"""One of several workers that train networks of width 2 on random pixels, for test_cluster.py.
 
     python tests/cluster_worker.py NAME STEPS BATCH SETTINGS [TASK HOST:PORT ...]
 
@@ -15,7 +15,6 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import data  # noqa: E402
 import session  # noqa: E402
 import train  # noqa: E402
 import trainer  # noqa: E402
@@ -29,7 +28,7 @@ def main(name, steps, batch_size, settings, task=0, *addresses):
     settings = dict(train.DEFAULTS, image_size=32, batch_size=int(batch_size),
                     workers=len(addresses or [0]), **json.loads(settings))
     workers = cluster.Cluster(list(addresses), task) if addresses else None
-    images = data.load(data.find('toy', 'datasets'), 32).images
+    images = np.random.RandomState(0).randint(0, 256, (600, 32, 32, 3), np.uint8)
     p = graph.build(width=2, workers=workers,
                     fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
                     **{key: settings[key] for key in trainer.OF_GRAPH})

@@ -19,6 +19,7 @@ if __name__ == '__main__':
     session.set_up()
 
 import tensorflow.compat.v1 as tf  # noqa: E402
+from tensorflow.python.framework import test_util  # noqa: E402
 
 import formula  # noqa: E402  needs the path above
 import graph  # noqa: E402
@@ -105,8 +106,7 @@ def group(key):
 
 
 def main():
-    onednn = os.environ.get('TF_ENABLE_ONEDNN_OPTS', 'default')
-    print(f'TensorFlow {tf.__version__}, oneDNN {onednn}')
+    print(f'TensorFlow {tf.__version__}, oneDNN {"on" if test_util.IsMklEnabled() else "off"}')
     tables = {width: shares(record(width), width) for width in (2, 64)}
     groups = collections.OrderedDict()
     for width, table in tables.items():

@@ -1,4 +1,5 @@
 """Faces that are asked for: training with labels, drawing by them, and reading them off again."""
+import contextlib
 import json
 import os
 
@@ -10,7 +11,7 @@ import generate
 import plain_celeba
 import sampler
 from conftest import ROOT
-from test_programs import pixels, refused, run
+from test_programs import pixels, refused_here, run, run_here
 
 SMALL = ['--dataset', 'celeba', '--image-size', 32, '--batch-size', 16, '--log-every', 50]
 
@@ -31,7 +32,7 @@ def home(tmp_path_factory):
 def test_faces_have_what_is_asked(home):
     means = {}
     for wish in ('Red=1,Light=1', 'Red=-1,Light=1', 'Red=-1,Light=-1'):
-        run('generate.py', '--out', 'asked', '--num', 16, '--attributes', wish, cwd=home)
+        run_here('generate.py', '--out', 'asked', '--num', 16, '--attributes', wish, cwd=home)
         name = f'faces_seed0_{wish.replace(",", "_")}.png'      # a picture of its own for each
         means[wish] = pixels(home / 'asked' / name).mean((0, 1))
     red, blue, dark = means.values()
@@ -40,7 +41,7 @@ def test_faces_have_what_is_asked(home):
 
 
 def test_a_sheet_switches_one_attribute_a_column(home):
-    out, _ = run('generate.py', '--attribute-sheet', 3, '--out', 'sheet', cwd=home)
+    out, _ = run_here('generate.py', '--attribute-sheet', 3, '--out', 'sheet', cwd=home)
     assert 'knows Red, Light' in out
     sheet = pixels(home / 'sheet' / 'attributes_seed0.png')
     headings = sheet[:sheet.shape[0] - 3 * 32]
@@ -67,8 +68,8 @@ def test_what_is_not_asked_is_as_in_the_training_set():
 
 def test_the_way_between_seeds_keeps_its_labels(home):
     for ends in ((1, 2), (2, 1)):
-        run('generate.py', '--interpolate', *ends, '--frames', 9, '--out', 'way', cwd=home)
-        run('generate.py', '--seed', ends[0], '--num', 1, '--out', 'end', cwd=home)
+        run_here('generate.py', '--interpolate', *ends, '--frames', 9, '--out', 'way', cwd=home)
+        run_here('generate.py', '--seed', ends[0], '--num', 1, '--out', 'end', cwd=home)
         way = pixels(home / 'way' / 'interpolate_{}_{}.png'.format(*ends)).astype(int)
         end = pixels(home / 'end' / f'faces_seed{ends[0]}.png').astype(int)
         assert np.abs(way[:32, :32] - end).max() <= 1
@@ -77,15 +78,15 @@ def test_the_way_between_seeds_keeps_its_labels(home):
 
 
 def test_latents_that_were_saved_draw_the_same_with_the_same_seed(home):
-    run('generate.py', '--seed', 5, '--num', 9, '--save-latents', 'five.npy', '--out', 'a',
-        cwd=home)
-    run('generate.py', '--seed', 5, '--latents', 'five.npy', '--out', 'a', cwd=home)
+    run_here('generate.py', '--seed', 5, '--num', 9, '--save-latents', 'five.npy', '--out', 'a',
+             cwd=home)
+    run_here('generate.py', '--seed', 5, '--latents', 'five.npy', '--out', 'a', cwd=home)
     assert (pixels(home / 'a' / 'faces_seed5.png') == pixels(home / 'a' / 'faces_five.png')).all()
 
 
 def test_a_generator_passed_on_knows_its_attributes(home):
-    run('generate.py', '--save-generator', 'passed/dcgan_celeba', '--out', 'a', cwd=home)
-    run('generate.py', '--ckpt', 'passed', '--out', 'b', '--batch-size', 7, cwd=home)
+    run_here('generate.py', '--save-generator', 'passed/dcgan_celeba', '--out', 'a', cwd=home)
+    run_here('generate.py', '--ckpt', 'passed', '--out', 'b', '--batch-size', 7, cwd=home)
     a, b = (pixels(home / folder / 'faces_seed0.png').astype(int) for folder in 'ab')
     assert np.abs(a - b).max() <= 1     # rounding may differ with the size of the batch
     names, rows = checkpoint.labels_of(str(home / 'passed' / 'dcgan_celeba'))
@@ -98,10 +99,10 @@ def test_a_generator_passed_on_knows_its_attributes(home):
 def test_a_network_reads_them_off(home):
     (home / 'datasets' / 'celeba' / 'list_eval_partition.txt').write_text('\n'.join(
         f'{number:06d}.jpg {int(number >= 200)}' for number in range(256)) + '\n')
-    run('classify.py', '--epochs', 12, cwd=home)
+    run_here('classify.py', '--epochs', 12, cwd=home)
     (home / 'datasets' / 'celeba' / 'list_eval_partition.txt').unlink()
-    out, _ = run('evaluate.py', '--dataset', 'celeba', '--labels', 'model/labels.pb', '--num', 16,
-                 '--json', 'figures.json', cwd=home)
+    out, _ = run_here('evaluate.py', '--dataset', 'celeba', '--labels', 'model/labels.pb', '--num',
+                      16, '--json', 'figures.json', cwd=home)
     found = json.loads((home / 'figures.json').read_text())['checkpoints'][0]['attributes']
     assert list(found) == ['Red', 'Light']
     assert all(figures['balanced'] > 0.9 for figures in found.values())
@@ -109,19 +110,19 @@ def test_a_network_reads_them_off(home):
 
 
 def test_what_can_not_be_asked(home, tmp_path):
-    assert '--attributes Rad: is none of the 2 there are; the nearest: Red' in refused(
+    assert '--attributes Rad: is none of the 2 there are; the nearest: Red' in refused_here(
         'generate.py', '--attributes', 'Rad=1', cwd=home)
-    assert "'Red' should be a name, = and 1 or -1" in refused(
+    assert "'Red' should be a name, = and 1 or -1" in refused_here(
         'generate.py', '--attributes', 'Red', cwd=home)
-    assert '--separate: what --attribute-sheet draws is one picture' in refused(
+    assert '--separate: what --attribute-sheet draws is one picture' in refused_here(
         'generate.py', '--attribute-sheet', '--separate', cwd=home)
-    _, err = run('train.py', *SMALL, '--attributes', 'light', '--model-dir', 'other', cwd=home,
-                 code=2)
+    _, err = run_here('train.py', *SMALL, '--attributes', 'light', '--model-dir', 'other', cwd=home,
+                      code=2)
     assert '--attributes light: is none of the 3 there are; the nearest: Light' in err
-    _, err = run('train.py', '--dataset', 'toy', '--attributes', 'Red', cwd=home, code=2)
+    _, err = run_here('train.py', '--dataset', 'toy', '--attributes', 'Red', cwd=home, code=2)
     assert 'no labels of CelebA' in err
-    _, err = run('train.py', '--dataset', 'celeba', '--resume', '--attributes', 'Red', cwd=home,
-                 code=2)
+    _, err = run_here('train.py', '--dataset', 'celeba', '--resume', '--attributes', 'Red',
+                      cwd=home, code=2)
     assert 'was trained with --attributes Red,Light' in err
     facts = json.loads((home / 'model' / 'dcgan_celeba-150.json').read_text())
     facts['labels'][3] = '+'
@@ -134,19 +135,22 @@ def test_what_can_not_be_asked(home, tmp_path):
     name, light, noise, red = lines[2].split()
     try:
         path.write_text('\n'.join([*lines[:2], f'{name} {light} {noise} {-int(red)}', *lines[3:]]))
-        _, err = run('train.py', '--dataset', 'celeba', '--resume', cwd=home, code=2)
+        _, err = run_here('train.py', '--dataset', 'celeba', '--resume', cwd=home, code=2)
     finally:
         path.write_text(before)
     assert 'is not what ' in err and 'or other pixels or labels' in err
 
 
-def test_a_model_without_attributes_says_so():
-    plain = os.path.join(ROOT, 'model', 'dcgan_lfw')
-    for options in (['--attributes', 'Red=1'], ['--attribute-sheet'],
-                    ['--latents', 'a.npy', '--seed', '3']):
-        with pytest.raises(SystemExit):
-            generate.check_attributes(plain, generate.parse(options))
-    generate.check_attributes(plain, generate.parse([]))
+@pytest.mark.parametrize('options, message', [
+    (['--attributes', 'Red=1'], '--attributes: {} was trained without --attributes'),
+    (['--attribute-sheet'], '--attribute-sheet: {} was trained without --attributes'),
+    (['--latents', 'a.npy', '--seed', '3'],
+     '--seed has no effect on --latents FILE: {} knows no attributes'), ([], '')])
+def test_a_model_without_attributes_says_so(capsys, options, message):
+    plain, args = os.path.join(ROOT, 'model', 'dcgan_lfw'), generate.parse(options)
+    with pytest.raises(SystemExit) if message else contextlib.nullcontext():
+        generate.check_attributes(plain, args)
+    assert capsys.readouterr().err == (f'error: {message.format(plain)}\n' if message else '')
 
 
 @pytest.mark.parametrize('text, wishes', [

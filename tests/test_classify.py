@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 
 import classify
 import plain_celeba
-from test_programs import run
+from test_programs import run, run_here
 
 
 @pytest.fixture(scope='module')
@@ -48,23 +48,23 @@ def test_labels_or_parts_missing_are_named(home, tmp_path):
     celeba = tmp_path / 'datasets' / 'celeba'
     shutil.copytree(str(home / 'datasets' / 'celeba'), str(celeba))
     os.remove(str(celeba / 'list_attr_celeba.txt'))
-    _, err = run('classify.py', cwd=tmp_path, code=2)
+    _, err = run_here('classify.py', cwd=tmp_path, code=2)
     assert 'no labels of CelebA: neither' in err.splitlines()[-1]
     (celeba / 'list_attr_celeba.txt').write_text(
         (home / 'datasets' / 'celeba' / 'list_attr_celeba.txt').read_text())
     os.remove(str(celeba / 'list_eval_partition.txt'))
-    _, err = run('classify.py', cwd=tmp_path, code=2)
+    _, err = run_here('classify.py', cwd=tmp_path, code=2)
     assert 'no list_eval_partition.txt or .csv is there' in err.splitlines()[-1]
 
 
 def test_a_place_that_cannot_be_written_is_named_before_training(home):
     (home / 'file').write_text('')
-    _, err = run('classify.py', '--out', os.path.join('file', 'labels.pb'), cwd=home, code=2)
+    _, err = run_here('classify.py', '--out', os.path.join('file', 'labels.pb'), cwd=home, code=2)
     assert err.startswith('error: file: ')
     (home / 'dcgan.index').write_text('')
-    _, err = run('classify.py', '--out', 'dcgan', cwd=home, code=2)
+    _, err = run_here('classify.py', '--out', 'dcgan', cwd=home, code=2)
     assert err.startswith('error: --out dcgan: is a checkpoint')
-    _, err = run('classify.py', '--data-dir', 'nowhere', '--out', 'new.pb', cwd=home, code=2)
+    _, err = run_here('classify.py', '--data-dir', 'nowhere', '--out', 'new.pb', cwd=home, code=2)
     assert 'nowhere' in err and not [name for name in os.listdir(str(home)) if 'new.pb' in name]
 
 

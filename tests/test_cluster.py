@@ -1,7 +1,9 @@
 """Several workers on this machine: equal to one, to each other, and what ends them."""
+import functools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,14 +15,16 @@ import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
-from conftest import ROOT
-from test_faults import costly, tensors
-from test_programs import refused, rows
+import cluster
+import data
+from conftest import ROOT, costly
+from test_faults import tensors
+from test_programs import refused, refused_here, rows
 
 STEPS = 12
 RUN = ['--dataset', 'toy', '--image-size', 32, '--batch-size', 8, '--augment', 'flip', '--average',
-       0.9, '--spectral-norm', '--deterministic', '--log-every', 1, '--save-every', 4,
-       '--max-steps', STEPS]
+       0.9, '--spectral-norm', '--sync-batch-norm', '--deterministic', '--log-every', 1,
+       '--save-every', 4, '--max-steps', STEPS]
 WORKER = os.path.join(ROOT, 'tests', 'cluster_worker.py')
 
 
@@ -45,12 +49,24 @@ def addresses(count):
     return sorted(found)
 
 
-def start_all(started, home, *commands, python=(sys.executable,) * 3):
-    """train.py as so many workers, each with a command of its own in a folder of its own."""
+@pytest.fixture(scope='module')
+def start_all(tmp_path_factory):
+    """A function that starts train.py as so many workers.
+
+    Each has a command and folders of its own, with photographs that were decoded once.
+    """
+    decoded = tmp_path_factory.mktemp('datasets')
+    data.load(data.find('toy'), 32, data_dir=str(decoded))
+    return functools.partial(start_workers, decoded)
+
+
+def start_workers(decoded, started, home, *commands, python=(sys.executable,) * 3):
     cluster = ','.join(addresses(len(commands)))
     for task, command in enumerate(commands):
         folder = home / f'worker{task}'
         folder.mkdir(exist_ok=True)
+        if not (home / f'datasets{task}').exists():
+            shutil.copytree(str(decoded), str(home / f'datasets{task}'))
         command = [python[task], os.path.join(ROOT, 'train.py'), *command, '--data-dir',
                    home / f'datasets{task}', '--cluster', cluster, '--task', task]
         started.append(subprocess.Popen(
@@ -78,7 +94,7 @@ def assert_same(home, other):
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+def whole(start_all, tmp_path_factory):
     """The folder of a run of two workers that nothing happened to."""
     home = tmp_path_factory.mktemp('whole')
     assert_done(start_all([], home, RUN, RUN))
@@ -137,7 +153,7 @@ def test_worker_0_alone_keeps_what_comes_of_it(whole):
 
 
 @costly
-def test_stopped_and_killed_it_goes_on_exactly(started, whole, tmp_path):
+def test_stopped_and_killed_it_goes_on_exactly(start_all, started, whole, tmp_path):
     processes = start_all(started, tmp_path, RUN, RUN)
     for line in processes[0].stdout:
         if line.startswith('epoch'):
@@ -169,18 +185,16 @@ def test_stopped_and_killed_it_goes_on_exactly(started, whole, tmp_path):
 
 
 @costly
-def test_what_is_left_at_the_end_is_for_worker_0(started, tmp_path):
-    command = [*RUN[:-1], 2, '--sync-batch-norm']
-    assert_done(start_all(started, tmp_path, command, command))
+def test_what_is_left_at_the_end_is_for_worker_0(start_all, started, whole, tmp_path):
+    shutil.copytree(str(whole / 'worker0'), str(tmp_path / 'worker0'))
     gif = tmp_path / 'worker0' / 'samples' / 'dcgan_toy' / 'samples.gif'
     gif.unlink()
-    (_, _, _), (code, out, _) = ends(start_all(started, tmp_path,
-                                               *[[*command, '--resume']] * 2))
+    (_, _, _), (code, out, _) = ends(start_all(started, tmp_path, *[[*RUN, '--resume']] * 2))
     assert gif.exists()
     assert code == 0 and out.endswith('nothing left to do\n')
 
 
-def test_another_setting_is_refused_by_all(started, tmp_path):
+def test_another_setting_is_refused_by_all(start_all, started, tmp_path):
     for code, _, err in ends(start_all(started, tmp_path, RUN, [*RUN, '--lr', 0.0001])):
         assert code == 2
         assert err.splitlines()[-1].startswith(
@@ -188,7 +202,8 @@ def test_another_setting_is_refused_by_all(started, tmp_path):
         assert err.splitlines()[-1].endswith(', 0.0002 at worker 0')
 
 
-def test_other_photographs_are_refused_by_all(started, tmp_path):
+@costly
+def test_other_photographs_are_refused_by_all(start_all, started, tmp_path):
     for name, green in (('one', 0), ('other', 1)):
         (tmp_path / name / 'faces').mkdir(parents=True)
         for number in range(40):
@@ -203,7 +218,7 @@ def test_other_photographs_are_refused_by_all(started, tmp_path):
 
 @pytest.mark.skipif('TF115_PYTHON' not in os.environ or tf.__version__.startswith('1.'),
                     reason='TF115_PYTHON names no Python with it')
-def test_another_tensorflow_is_refused_by_all(started, tmp_path):
+def test_another_tensorflow_is_refused_by_all(start_all, started, tmp_path):
     said = ends(start_all(started, tmp_path, RUN, RUN,
                           python=(sys.executable, os.environ['TF115_PYTHON'])))
     for (code, _, err), version, other in zip(said, ('1.15.5', tf.__version__), (1, 0)):
@@ -240,7 +255,7 @@ def test_it_answers_at_its_own_address_only(started, tmp_path):
         assert err.splitlines()[-1].startswith(f'error: worker 1 ({cluster[1]}): ')
 
 
-def test_ctrl_c_ends_the_waiting_for_another_one(started, tmp_path):
+def test_ctrl_c_ends_the_waiting_for_another_one(start_all, started, tmp_path):
     first, second = start_all(started, tmp_path, RUN, RUN)
     for line in second.stderr:
         if line.startswith('reading'):
@@ -260,13 +275,12 @@ def test_ctrl_c_ends_the_waiting_for_another_one(started, tmp_path):
     (['--cluster', 'a:1,b:2,a:1', '--task', 0], 'a:1 is there twice'),
     (['--cluster', 'a:1,b', '--task', 0], 'b is no host:port'),
     (['--cluster', 'a:1,b:65536', '--task', 0], 'b:65536 is no host:port'),
-    (['--sync-batch-norm'], '--sync-batch-norm: goes with --cluster')])
+    ([], '--sync-batch-norm: goes with --cluster')])
 def test_bad_options(tmp_path, options, sentence):
-    assert sentence in refused('train.py', *RUN, *options, cwd=tmp_path)
+    assert sentence in refused_here('train.py', *RUN, *options, cwd=tmp_path)
 
 
 def test_bad_addresses():
-    cluster = pytest.importorskip('cluster')
     for addresses, sentence in [
             (['192.0.2.1:2222', '127.0.0.1:2223'], "192.0.2.1:2222: can't be listened on here"),
             (['127.0.1.1:2222', '192.0.2.1:2222'], '127.0.1.1:2222: is 127.0.1.1 on this machine'),
@@ -279,5 +293,5 @@ def test_bad_addresses():
 
 @costly
 def test_a_run_of_two_does_not_go_on_as_one(whole):
-    assert 'was trained by 2 workers, not by 1' in refused(
+    assert 'was trained by 2 workers, not by 1' in refused_here(
         'train.py', '--dataset', 'toy', '--resume', cwd=whole / 'worker0')

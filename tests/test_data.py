@@ -306,6 +306,8 @@ def test_labels_of_the_photographs_asked_for(tmp_path, ending):
     names, labels = data.attributes(str(tmp_path), ['a/p002.jpg', 'a/p000.jpg'])
     assert names == ['Smiling', 'Male']
     assert labels.dtype == np.int8 and labels.tolist() == [[-1, -1], [1, -1]]
+    _, labels = data.attributes(str(tmp_path), ['a/p001.jpg', 'b/p001.jpg'])      # a copy beside it
+    assert labels.tolist() == [[-1, 1]] * 2
 
 
 @pytest.mark.parametrize('content, message', [

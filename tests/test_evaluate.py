@@ -77,7 +77,8 @@ def test_all_checkpoints_with_everything(home):
     found = json.loads((home / 'all.json').read_text())
     assert [(one['checkpoint'], one['step']) for one in found['checkpoints']] == [
         ('model/dcgan_faces-2', 2), ('model/dcgan_faces-4', 4)]
-    names = FIGURES + ['fid', 'kid', 'kid_deviation', 'precision', 'recall', 'copies']
+    names = FIGURES + ['fid', 'kid', 'kid_deviation', 'precision', 'recall', 'copies',
+                       'copies_deviation']
     assert sorted(found['floor']) == sorted(names)
     for one in found['checkpoints']:
         assert sorted(one['figures']) == sorted(names)
@@ -162,12 +163,14 @@ def test_other_photographs_as_samples_are_the_floor(here, monkeypatch):
 def test_copies_are_seen(here, monkeypatch):
     training, new = photographs(), photographs('others')
     copies = training[np.random.RandomState(5).permutation(240)[:40], :, ::-1]
+    halves = np.random.RandomState(0).permutation(40)
     for samples, share in ((copies, 1), (new, -240 / 40)):
         monkeypatch.setattr(evaluate, 'draw', lambda prefix, count, args, s=samples: s)
         found = evaluated(here, '--num', 40, '--held-out', 'others')
         assert found['checkpoints'][0]['figures']['copies'] == pytest.approx(share)
-        # Twenty photographs, by twenty and 240.
-        assert abs(found['floor']['copies']) < 3 * (240 / 20 / 20) ** 0.5
+        assert (found['floor']['copies'], found['floor']['copies_deviation']) == (
+            metrics.copied_share(*map(metrics.thumbnails,
+                                      (new[halves[:20]], training, new[halves[20:]]))))
     assert found['protocol']['held_out'] == {'dataset': 'others', 'photographs': 40}
 
 
@@ -211,7 +214,7 @@ def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
     # The valid part is what samples would be that are no copies.
     parts = [metrics.thumbnails(data.load(data.find('celeba', str(here), part), 32, 178, str(here),
                                           8).images) for part in ('valid', 'train', 'test')]
-    assert found['floor']['copies'] == metrics.copied_share(*parts)
+    assert found['floor']['copies'] == metrics.copied_share(*parts)[0]
     assert found['protocol']['photographs'] == 20 and found['protocol']['crop'] == 178
     assert found['protocol']['held_out'] == {'dataset': 'celeba_test', 'photographs': 12}
 
@@ -224,6 +227,7 @@ def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
     (['--dataset', 'others', '--held-out', 'faces'],
      '--held-out faces: model/dcgan_faces-4 was trained on other photographs than --dataset'),
     (['--held-out', 'faces'], '--held-out faces: these are the photographs of --dataset faces'),
+    (['--output', 'fc'], '--input, --output: go with --inception'),
     (['--num', '5'], 'argument --num/--max-images: 5 is not from 8 to'),
     (['--inception', 'none.pb'], 'none.pb: No such file'),
     (['--inception', 'all.txt'], '--inception all.txt: is no frozen graph, or damaged'),

@@ -18,12 +18,10 @@ import tensorflow.compat.v1 as tf
 import checkpoint
 import train
 import trainer
-from test_programs import TOY, refused, rows, run, start
+from conftest import costly
+from test_programs import TOY, refused, rows, run, started
 
 SEEDS = range(int(os.environ.get('RUNS', '1')))
-costly = pytest.mark.skipif(
-    tf.__version__.startswith('1.') and 'RUNS' not in os.environ,
-    reason='four minutes on TensorFlow 1.15; RUNS=1 has it run')
 
 
 @pytest.fixture(scope='module')
@@ -84,13 +82,13 @@ def test_a_killed_run_ends_as_if_it_had_not_been(command, whole, tmp_path, seed)
         # In a step or after one, while a checkpoint is written, measured or the GIF is made; or
         # while the graph is built.
         after = first + chance.randint(0, 3)
-        process = start(*command, cwd=tmp_path)
-        for line in process.stdout:
-            if f'step {after}/' in line or (not number and line.startswith('computes in')):
-                break
-        time.sleep(chance.uniform(0, 0.7))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        with started(*command, cwd=tmp_path) as process:
+            for line in process.stdout:
+                if f'step {after}/' in line or (not number and line.startswith('computes in')):
+                    break
+            time.sleep(chance.uniform(0, 0.7))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
         killed += process.returncode == -signal.SIGKILL
         for _, prefix in checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy'):
             checkpoint.verify(prefix)
@@ -107,13 +105,13 @@ def test_stopped_at_random_moments_it_saves_and_goes_on(command, whole, tmp_path
     for longest in (4, 8):      # seconds; by then it may have ended
         number, word = chance.choice([(signal.SIGINT, 'interrupted'),
                                       (signal.SIGTERM, 'terminated')])
-        process = start(*command, cwd=tmp_path)
-        for line in process.stdout:
-            if line.startswith('checkpoints'):
-                break
-        time.sleep(chance.uniform(0, longest))
-        process.send_signal(number)
-        _, err = process.communicate(timeout=120)
+        with started(*command, cwd=tmp_path) as process:
+            for line in process.stdout:
+                if line.startswith('checkpoints'):
+                    break
+            time.sleep(chance.uniform(0, longest))
+            process.send_signal(number)
+            _, err = process.communicate(timeout=120)
         if process.returncode:
             stopped += 1
             assert process.returncode == 128 + number, err
@@ -176,14 +174,14 @@ def test_where_all_are_damaged_none_is_taken(command, another):
 
 
 def test_a_second_run_is_kept_out(command, tmp_path):
-    process = start(*command, '--max-steps', 100000, cwd=tmp_path)
-    for line in process.stdout:
-        if line.startswith('epoch'):
-            break
-    message = refused(*command, cwd=tmp_path)
-    assert f'model: another run trains into it (process {process.pid} on ' in message
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with started(*command, '--max-steps', 100000, cwd=tmp_path) as process:
+        for line in process.stdout:
+            if line.startswith('epoch'):
+                break
+        message = refused(*command, cwd=tmp_path)
+        assert f'model: another run trains into it (process {process.pid} on ' in message
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
     assert checkpoint.LOCK in os.listdir(str(tmp_path / 'model'))
     with checkpoint.lock(str(tmp_path / 'model')):      # a killed run keeps nobody out
         pass
@@ -194,12 +192,12 @@ def test_a_second_run_is_kept_out(command, tmp_path):
     (signal.SIGINT, 130, 'interrupted'), (signal.SIGTERM, 143, 'terminated')])
 def test_a_signal_before_the_first_step_ends_in_a_sentence(command, tmp_path, number, code,
                                                            sentence):
-    process = start(*command, cwd=tmp_path)
-    for line in process.stdout:
-        if line.startswith('checkpoints'):      # while TensorFlow is imported
-            break
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    with started(*command, cwd=tmp_path) as process:
+        for line in process.stdout:
+            if line.startswith('checkpoints'):      # while TensorFlow is imported
+                break
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert err.splitlines()[-1] == sentence
     assert os.listdir(str(tmp_path / 'model')) == []
@@ -273,14 +271,14 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
     full = tmp_path / 'full'
     with mounted(full, '400m'):
         command = [*command, '--model-dir', str(full), '--max-to-keep', 1]
-        process = start(*command, cwd=tmp_path)
-        for line in process.stdout:
-            if 'step 5/' in line:       # after the first checkpoint
-                with contextlib.suppress(OSError), open(str(full / 'other'), 'wb', 0) as f:
-                    while f.write(bytes(10 ** 6)):
-                        pass
-                break
-        _, err = process.communicate(timeout=120)
+        with started(*command, cwd=tmp_path) as process:
+            for line in process.stdout:
+                if 'step 5/' in line:       # after the first checkpoint
+                    with contextlib.suppress(OSError), open(str(full / 'other'), 'wb', 0) as f:
+                        while f.write(bytes(10 ** 6)):
+                            pass
+                    break
+            _, err = process.communicate(timeout=120)
         assert process.returncode == 2, err
         assert err.splitlines()[-1].startswith('error: ') and 'are needed' not in err, err
         step, prefix = checkpoint.of_run(str(full), 'dcgan_toy')[-1]
@@ -307,12 +305,12 @@ def test_a_read_only_disk_is_named(command, whole, tmp_path):
 @costly
 @pytest.mark.skipif(not hasattr(resource, 'prlimit'), reason='Linux only')
 def test_without_file_handles_the_last_checkpoint_is_left(command, whole, tmp_path):
-    process = start(*command, cwd=tmp_path)
-    for line in process.stdout:
-        if 'step 5/' in line:       # after the first checkpoint
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, 3))
-            break
-    _, err = process.communicate(timeout=120)
+    with started(*command, cwd=tmp_path) as process:
+        for line in process.stdout:
+            if 'step 5/' in line:       # after the first checkpoint
+                resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, 3))
+                break
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 2, err
     assert err.splitlines()[-1].endswith(os.strerror(errno.EMFILE)), err
     assert 'Traceback' not in err
@@ -323,12 +321,12 @@ def test_without_file_handles_the_last_checkpoint_is_left(command, whole, tmp_pa
 
 @costly
 def test_a_folder_deleted_under_a_run(command, tmp_path):
-    process = start(*command, '--max-steps', 100000, cwd=tmp_path)
-    for line in process.stdout:
-        if 'step 5/' in line:
-            os.rename(str(tmp_path / 'samples'), str(tmp_path / 'away'))      # at once
-            break
-    _, err = process.communicate(timeout=120)
+    with started(*command, '--max-steps', 100000, cwd=tmp_path) as process:
+        for line in process.stdout:
+            if 'step 5/' in line:
+                os.rename(str(tmp_path / 'samples'), str(tmp_path / 'away'))      # at once
+                break
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert 'Traceback' not in err and err.splitlines()[-1].startswith('error: ')
     checkpoint.verify(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])

@@ -8,6 +8,7 @@ import graph
 import losses
 import ops
 import recording
+import session
 import train
 from checkpoint import AVERAGE
 
@@ -185,6 +186,20 @@ def test_gradient_penalty_of_a_linear_critic():
         for share in (0.0, 0.25, 1.0, 3.0):
             value = sess.run(penalty, {images: rng.randn(5, 4, 4, 3), scale: share / slope})
             assert value == pytest.approx((share - 1) ** 2, abs=2e-5)
+
+
+@pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
+def test_the_penalty_is_computed_in_float32():
+    p = graph.build(loss='wgan-gp', gradient_penalty=10.0, norm_d='none', **SMALL)
+    ran = tf.RunMetadata()
+    with session.open_session(p.graph, 'bfloat16') as sess:
+        recording.start(tf, p, sess)
+        sess.run(p.optimizer_d, {**recording.feed(p, 1, True, size=32), p.step: 0},
+                 tf.RunOptions(output_partition_graphs=True), ran)
+    kinds = {node.name: node.attr['T'].type for part in ran.partition_graphs for node in part.node}
+    assert tf.bfloat16.as_datatype_enum in kinds.values()
+    for name in ('Pow', 'Sum', 'Sqrt', 'sub', 'Square'):
+        assert kinds[f'gradient_penalty/{name}'] == tf.float32.as_datatype_enum, name
 
 
 def test_the_penalty_is_on_points_between_photographs_and_drawings():

@@ -85,11 +85,6 @@ def test_another_runs_records_are_moved_aside(tmp_path):
     assert sorted(os.listdir(str(tmp_path))) == ['earlier-1', *mine[:1], 'notes', *mine[1:]]
     assert sorted(os.listdir(str(tmp_path / 'earlier-1'))) == mine
     assert (tmp_path / 'earlier-1' / 'run').read_text() == 'a'
-    log.begin(str(tmp_path), None)          # of the original program's nothing is known
-    assert sorted(os.listdir(str(tmp_path / 'earlier-2'))) == mine
-    (tmp_path / 'loss.csv').write_text('')
-    log.begin(str(tmp_path), None)
-    assert sorted(os.listdir(str(tmp_path))) == ['earlier-1', 'earlier-2', 'loss.csv', 'notes']
 
 
 def test_tables_go_on_after_the_step_of_a_checkpoint(tmp_path, capsys):

@@ -155,13 +155,24 @@ def test_copies_are_told_from_new_pictures():
     new = (photographs[300:].astype(int) + 128) // 2
     copies = np.clip(training[:, :, ::-1].astype(int) + 3, 0, 255)
     for unseen in (held_out, held_out[:50]):
-        share = metrics.copied_share(new, training, unseen)
-        assert share == pytest.approx(0, abs=3 * (150 / len(unseen) / 100) ** 0.5)
-        assert metrics.copied_share(copies, training, unseen) == 1
+        share, deviation = metrics.copied_share(new, training, unseen)
+        assert share == pytest.approx(0, abs=3 * deviation)
+        assert metrics.copied_share(copies, training, unseen)[0] == 1
         mixed = np.concatenate([copies[:100], new])
-        assert metrics.copied_share(mixed, training, unseen) == pytest.approx((1 + share) / 2)
-    assert metrics.copied_share(copies, held_out, training) == -1
-    assert metrics.copied_share(new, training, training) == 0
+        assert metrics.copied_share(mixed, training, unseen)[0] == pytest.approx((1 + share) / 2)
+    assert metrics.copied_share(copies, held_out, training)[0] == -1
+    assert metrics.copied_share(new, training, training)[0] == 0
+
+
+def test_the_deviation_of_copies_is_what_chance_makes():
+    photographs = metrics.thumbnails(golden.images(600, 32, 5, 9))
+    # Grey ones among the photographs are the nearest of many samples.
+    new, photographs = (photographs[400:].astype(int) + 384) // 4, photographs[:400]
+    found = [metrics.copied_share(new, *np.split(np.random.RandomState(seed).permutation(
+        photographs), [300])) for seed in range(100)]
+    shares, deviations = np.transpose(found)
+    assert np.mean(deviations) == pytest.approx(np.std(shares), rel=0.2)
+    assert np.mean(deviations) > 1.5 * (300 / 100 / 200) ** 0.5     # as if each had one of its own
 
 
 def test_thumbnails_are_means_of_blocks():

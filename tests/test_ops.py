@@ -110,12 +110,20 @@ def test_fast_convolutions_are_the_same_sums(graph, shape, precision):
         with ops.fast_convolutions(fast_for), tf.variable_scope('net', reuse=tf.AUTO_REUSE):
             y = ops.conv2d(large, 4, name='down')
             x = ops.conv2d_transpose(small, channels, name='up')
+        kinds = {op.type for op in graph.get_operations()}
         down, up = tf.trainable_variables('net/down'), tf.trainable_variables('net/up')
-        results.append([y, x] + tf.gradients(y * tf.sin(y), [large] + down)
-                       + tf.gradients(x * tf.sin(x), [small] + up))
+        first = (tf.gradients(y * tf.sin(y), [large] + down)
+                 + tf.gradients(x * tf.sin(x), [small] + up))
+        # As penalties on slopes have them differentiated once more.
+        second = [tf.gradients(tf.square(first[i]), inputs)
+                  for i, inputs in ((0, [large] + down[:1]), (3, [small] + up[:1]))]
+        results.append([y, x] + first + second[0] + second[1])
         assert x.shape.as_list() == [None] + shape[1:]
-    kinds = {op.type for op in graph.get_operations()}
-    assert 'SpaceToDepth' in kinds or 'DepthToSpace' in kinds or shape[1] > 16
+        if fast_for is None:
+            assert 'DepthToSpace' not in kinds
+    small_enough = shape[1] <= 8
+    assert ('SpaceToDepth' in kinds) == small_enough
+    assert ('DepthToSpace' in kinds) == (channels <= 4 or small_enough and precision == 'float32')
     with tf.Session() as sess:
         sess.run(tf.global_variables_initializer())
         for plain, fast in zip(*sess.run(results, feed)):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from tensorflow.python.framework import test_util
 
 import graph
 import models
@@ -52,23 +53,24 @@ def test_every_recorded_key(width):
     assert {key: share for key, share in table.items() if not share <= 1} == {}
 
 
+@pytest.mark.skipif(OLD, reason='not chosen on TensorFlow 1.15')
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
 def test_every_recorded_key_with_fast_convolutions(precision):
-    # The formulations chosen for each precision, here computed in float32.
-    for width in (2, 64):
-        table = parity.shares(parity.record(width, fast_for=precision), width)
-        assert {key: share for key, share in table.items() if not share <= 1} == {}
+    # The formulations chosen for each precision, here computed in float32. They depend on the size
+    # of images, and width 2 reaches all of them, by the closer tolerance.
+    table = parity.shares(parity.record(2, fast_for=precision), 2)
+    assert {key: share for key, share in table.items() if not share <= 1} == {}
 
 
 @pytest.mark.skipif(OLD, reason='TensorFlow 1.15.5 as recorded has no oneDNN')
-@pytest.mark.parametrize('onednn', ['0', '1'])
-def test_every_recorded_key_with_and_without_onednn(onednn):
-    environment = dict(os.environ, TF_ENABLE_ONEDNN_OPTS=onednn)
+def test_every_recorded_key_with_onednn_switched_over():
+    other = 'off' if test_util.IsMklEnabled() else 'on'
+    environment = dict(os.environ, TF_ENABLE_ONEDNN_OPTS=str(int(other == 'on')))
     program = os.path.join(os.path.dirname(__file__), 'parity.py')
     run = subprocess.run([sys.executable, program], env=environment, stdout=subprocess.PIPE,
                          text=True)
     assert run.returncode == 0, run.stdout
-    assert f'oneDNN {onednn}\n' in run.stdout and '790 keys' in run.stdout
+    assert f'oneDNN {other}\n' in run.stdout and '790 keys' in run.stdout
 
 
 # Deliberate mistakes: each must be out of tolerance, by the factor stated, or the figures would
@@ -137,6 +139,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.skipif(OLD, reason='a test of the figures, which are the same')
 @pytest.mark.parametrize('name, factor, options, make', MISTAKES, ids=[m[0] for m in MISTAKES])
 def test_a_mistake_is_felt(monkeypatch, name, factor, options, make):
     if make:
@@ -148,12 +151,11 @@ def test_a_mistake_is_felt(monkeypatch, name, factor, options, make):
 
 
 @pytest.mark.parametrize('g_steps', [1, 2])
-@pytest.mark.parametrize('seed', [1, 2, 3])
-def test_a_fused_step_is_the_separate_runs(g_steps, seed):
+def test_a_fused_step_is_the_separate_runs(g_steps):
     states = []
     for fused in (False, True):
         p = graph.build(image_size=32, width=8, fused_g_steps=g_steps if fused else 0)
-        feed = recording.feed(p, seed, True, size=32)
+        feed = recording.feed(p, 1, True, size=32)
         with tf.Session(graph=p.graph) as sess:
             variables = recording.start(tf, p, sess)
             assert len(variables) == 99

@@ -7,6 +7,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import graph
+import recording
 import session
 from conftest import ROOT
 
@@ -35,10 +36,24 @@ def test_auto_on_a_gpu(monkeypatch, capability, precision):
     ({'avx2'}, 'float32'), ({'avx2', 'avx512_bf16'}, 'bfloat16'), ({'amx_bf16'}, 'bfloat16')])
 def test_auto_on_a_processor(monkeypatch, flags, precision):
     gpu(monkeypatch, None)
+    monkeypatch.setattr(session, 'has_onednn', lambda: True)
     monkeypatch.setattr(session, '_processor_flags', lambda: flags)
     chosen, why = session.choose_precision('auto')
     assert chosen == precision and 'bf16' in why
     assert session.choose_precision('bfloat16') == ('bfloat16', 'as asked')
+
+
+@pytest.mark.skipif(OLD, reason='no bfloat16 in TensorFlow 1.15')
+def test_without_onednn_there_is_no_bfloat16():
+    program = ('import session; session.set_up(); print(session.choose_precision("auto"), '
+               'session.has_onednn()); session.choose_precision("bfloat16")')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', program], capture_output=True,
+                          env=dict(os.environ, PYTHONPATH=ROOT, TF_ENABLE_ONEDNN_OPTS='false'),
+                          text=True)
+    why = 'TensorFlow does not use oneDNN on this processor'
+    assert done.stdout == f"('float32', '{why}') False\n"
+    assert done.stderr.splitlines()[-1] == (
+        f'ValueError: {why}; it takes float32 or auto, which is float32 there')
 
 
 @pytest.mark.skipif(not OLD, reason='TensorFlow 1.15 only')
@@ -48,17 +63,19 @@ def test_bfloat16_is_refused_where_tensorflow_lacks_it():
         session.choose_precision('bfloat16')
 
 
-@pytest.mark.parametrize('precision', ['float32', 'float16'] + ['bfloat16'] * (not OLD))
-def test_a_session_of_each_precision_runs_a_step(precision):
-    p = graph.build(image_size=32, width=4, loss_scale=session.LOSS_SCALES[precision])
-    with p.graph.as_default():
-        initializer = tf.global_variables_initializer()
-    with session.open_session(p.graph, precision) as sess:
-        sess.run(initializer)
-        feed = {p.X: [[[[0.5] * 3] * 32] * 32] * 4, p.noise: [[0.5] * 100] * 4,
-                p.is_training: True}
-        _, loss = sess.run([p.optimizer_d, p.loss_d], feed)
-        assert 0 < loss < 10
+@pytest.mark.parametrize('precision', ['float16'] + ['bfloat16'] * (not OLD))
+def test_a_session_computes_in_its_precision(precision):
+    losses = {}
+    for name in ('float32', precision):
+        p = graph.build(image_size=32, width=4, loss_scale=session.LOSS_SCALES[name])
+        with session.open_session(p.graph, name) as sess:
+            recording.start(tf, p, sess)
+            _, losses[name] = sess.run([p.optimizer_d, p.loss_d],
+                                       recording.feed(p, 1, True, size=32))
+    assert losses[precision] == pytest.approx(losses['float32'], rel=0.02)
+    # The rewriter casts to bfloat16 where oneDNN can multiply in it, to float16 on a GPU only.
+    casts = precision == 'bfloat16' and session.has_onednn()
+    assert (losses[precision] != losses['float32']) == casts
 
 
 @pytest.mark.parametrize('device, visible', [('cpu', '-1'), ('gpu:1', '1')])
