@@ -46,6 +46,9 @@ def generate(args):
     prefix = checkpoint.find(args.ckpt)
     check_attributes(prefix, args)
     os.makedirs(args.out, exist_ok=True)
+    if args.latents:
+        with open(args.latents, 'rb'):      # should it be missing, before TensorFlow is imported
+            pass
     if args.save_latents:
         options.check_writable(args.save_latents)
     if args.save_generator:

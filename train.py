@@ -409,7 +409,7 @@ def parse(argv):
                        help='in which matrices are multiplied; auto: bfloat16 where the processor '
                             'has it (float32)')
     group.add_argument('--deterministic', action='store_true', default=None,
-                       help="only TensorFlow's deterministic kernels: the same run on the same "
+                       help="only TensorFlow 2's deterministic kernels: the same run on the same "
                             'machine comes out the same to the bit, stopped or not')
     group.add_argument('--plain-convolutions', action='store_true', default=None,
                        help="TensorFlow's own kernels for all convolutions, also where another "

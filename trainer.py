@@ -102,6 +102,7 @@ class Keeper:
         self.plan, self.args, self.batches, self.settings = plan, args, batches, plan.settings
         self.prefix = plan.prefix                               # of the newest checkpoint
         self.saved_step = plan.step if plan.prefix else None
+        self.refitted_step = self.saved_step
         log.begin(plan.samples_dir, plan.facts['run'])
         self.records = log.Log(tf, plan.samples_dir, plan.step, plan.end, plan.per_epoch,
                                batches.step_size, self.settings['loss'] != 'gan',
@@ -118,7 +119,7 @@ class Keeper:
         if step % self.args.log_every == 0 or last:
             self.records.losses(step, loss_d, loss_g, np.mean(d_real), np.mean(d_fake))
         if step % self.args.sample_every == 0 or last:
-            self.refit()
+            self.refit(step)
             self.records.sheet(step, self.draw(self.sheet_noise, self.sheet_labels))
         if step % self.args.save_every == 0 or last:
             self.save(step)
@@ -131,11 +132,12 @@ class Keeper:
         p = self.p
         return self.sess.run(p.samples, {p.noise: noise, p.is_training: False, **labels})
 
-    def refit(self):
-        """Fits the batch statistics of averaged weights."""
+    def refit(self, step):
+        """Fits the batch statistics of averaged weights, as they are after that step."""
         p, size = self.p, self.settings['batch_size']
-        if not p.refit:
+        if not p.refit or self.refitted_step == step:
             return
+        self.refitted_step = step
         self.sess.run(p.start_refit)
         for number in range(REFITS):
             noise = data.noise(self.settings['seed'], number, size, self.settings['z_dim'], 'refit')
@@ -146,7 +148,7 @@ class Keeper:
         """Writes the checkpoint of a step, if it is not there already."""
         if self.saved_step == step:
             return
-        self.refit()
+        self.refit(step)
         # The losses were those before the update.
         check_finite(self.draw(self.sheet_noise, self.sheet_labels), 'its images are', step,
                      self.args.model_dir)

@@ -257,8 +257,8 @@ def test_it_answers_at_its_own_address_only(started, tmp_path):
 
 def test_ctrl_c_ends_the_waiting_for_another_one(start_all, started, tmp_path):
     first, second = start_all(started, tmp_path, RUN, RUN)
-    for line in second.stderr:
-        if line.startswith('reading'):
+    for line in second.stdout:
+        if line.startswith('computes in'):
             break
     second.send_signal(signal.SIGSTOP)
     time.sleep(3)
