@@ -201,6 +201,17 @@ def test_batch_norm_in_use(graph, static):
     assert mean.tolist() == [0] * 3 and variance.tolist() == [1] * 3
 
 
+def test_what_moving_averages_are_compared_with_in_use_is_themselves(graph):
+    # And no output of a kernel that does not set it.
+    is_training = tf.placeholder(tf.bool, [])
+    ops.batch_norm(tf.constant(X), is_training)
+    merged = [op for op in graph.get_operations() if op.type in ('Merge', 'If', 'StatelessIf')]
+    averages = tf.global_variables()[1:]
+    values = run([[op.outputs[0] for op in merged][-2:]], {is_training: False},
+                 steps=[[v.assign([2., 3, 4]) for v in averages]])
+    assert np.array(values).reshape(2, 3).tolist() == [[2, 3, 4]] * 2
+
+
 def test_batch_norm_of_a_constant_tensor_is_static(graph):
     ops.batch_norm(tf.constant(X), tf.constant(False))
     assert tf.get_collection(tf.GraphKeys.UPDATE_OPS) == []
