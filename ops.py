@@ -347,7 +347,7 @@ def batch_norm(x, is_training, decay=0.9, center=True, scale=False, epsilon=0.00
         def with_moving_averages():
             y, _, _ = tf.nn.fused_batch_norm(x, gamma, beta, moving_mean, moving_variance,
                                              epsilon=epsilon, is_training=False)
-            # TensorFlow 1.15 leaves the other two as the memory was: once NaN, which times 0 is NaN.
+            # TensorFlow 1.15 leaves the other two unset: once that was NaN, and NaN times 0 is NaN.
             return y, tf.identity(moving_mean), tf.identity(moving_variance)
 
         # 1 - decay in float32, as TensorFlow 1.15 computed it (0.100000024 for 0.9).
