@@ -17,4 +17,4 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 costly = pytest.mark.skipif(
     tf.__version__.startswith('1.') and 'RUNS' not in os.environ,
-    reason='six minutes on TensorFlow 1.15; RUNS=1 has it run')
+    reason='four minutes on TensorFlow 1.15; RUNS=1 has it run')

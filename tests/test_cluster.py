@@ -202,7 +202,6 @@ def test_another_setting_is_refused_by_all(start_all, started, tmp_path):
         assert err.splitlines()[-1].endswith(', 0.0002 at worker 0')
 
 
-@costly
 def test_other_photographs_are_refused_by_all(start_all, started, tmp_path):
     for name, green in (('one', 0), ('other', 1)):
         (tmp_path / name / 'faces').mkdir(parents=True)

@@ -25,7 +25,7 @@ import recording
 import session
 import train
 import trainer
-from conftest import ROOT, costly
+from conftest import ROOT
 
 TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
 TOY = ['--dataset', 'toy', '--image-size', '32', '--batch-size', '16']
@@ -180,6 +180,16 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(home, toy, tmp_path):
     out, _ = run('train.py', '--dataset', 'toy', '--resume', '--data-dir', home / 'datasets',
                  cwd=tmp_path)
     assert 'image_size       32' in out and '6 done of 6\nnothing left to do' in out
+
+
+def test_rows_after_the_checkpoint_are_dropped_on_resume(home, toy, tmp_path):
+    shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
+    shutil.copytree(str(home / 'samples'), str(tmp_path / 'samples'))
+    for ending in ('.index', '.json', '.data-00000-of-00001'):
+        os.remove(str(tmp_path / 'model' / ('dcgan_toy-6' + ending)))
+    run('train.py', *toy, '--max-steps', 8, '--log-every', 2, '--resume', cwd=tmp_path)
+    table = rows(tmp_path / 'samples' / 'dcgan_toy' / 'loss.csv')
+    assert [r['step'] for r in table] == ['2', '4', '6', '8']
 
 
 @pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
@@ -361,7 +371,6 @@ def test_where_memory_ends_the_options_are_named(capsys):
         'error: --batch-size 64, --image-size 64: OOM when allocating\n')
 
 
-@costly
 def test_runs_do_not_mix_their_records(home, tmp_path):
     shutil.copytree(str(home), str(tmp_path / 'home'))
     home, samples = tmp_path / 'home', tmp_path / 'home' / 'samples' / 'dcgan_toy'
@@ -610,7 +619,6 @@ def test_a_closed_stream_is_no_fault(home, tmp_path):
         assert os.listdir(str(out)) == ['faces_seed0.png']
 
 
-@costly
 def test_a_run_goes_on_where_nobody_reads_it(toy, tmp_path):
     with started('train.py', *toy, '--max-steps', 6, '--log-every', 1, '--sample-every', 6,
                  cwd=tmp_path) as process:

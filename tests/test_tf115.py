@@ -19,8 +19,6 @@ import recording
 
 TF115_PYTHON = (sys.executable if tf.__version__.startswith('1.15.') else
                 os.environ.get('TF115_PYTHON'))
-# The wide ones are exchanged where the two TensorFlows differ.
-WIDTHS = [2] if tf.__version__.startswith('1.15.') else [2, 64]
 needs_tf115 = pytest.mark.skipif(not TF115_PYTHON, reason='TF115_PYTHON is not set')
 
 
@@ -90,7 +88,7 @@ def test_a_checkpoint_of_the_original_loads_here():
 
 
 @needs_tf115
-@pytest.mark.parametrize('width', WIDTHS)
+@pytest.mark.parametrize('width', [2, 64])
 def test_what_the_original_writes_loads_here(tmp_path, width):
     original('checkpoint', tmp_path, '--width', width)
     theirs = np.load(tmp_path / 'outputs.npz')
@@ -98,7 +96,7 @@ def test_what_the_original_writes_loads_here(tmp_path, width):
 
 
 @needs_tf115
-@pytest.mark.parametrize('width', WIDTHS)
+@pytest.mark.parametrize('width', [2, 64])
 def test_what_is_written_here_loads_in_the_original(tmp_path, width):
     prefix, mine = write_here(str(tmp_path), width)
     original('read', prefix, tmp_path / 'arrays.npz', '--width', width)
