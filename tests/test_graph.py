@@ -188,6 +188,18 @@ def test_gradient_penalty_of_a_linear_critic():
             assert value == pytest.approx((share - 1) ** 2, abs=2e-5)
 
 
+def test_the_penalty_is_on_what_d_is_shown(monkeypatch):
+    found = []
+    monkeypatch.setattr(losses, 'gradient_penalty',
+                        lambda d, mixed: found.append(mixed) or tf.reduce_mean(d))
+    monkeypatch.setattr(graph, '_noisy', lambda images, *_: 0 * images + 7)
+    p = graph.build(loss='wgan-gp', gradient_penalty=1.0, norm_d='none', instance_noise=0.1,
+                    **SMALL)
+    sess, feed = started(p)
+    with sess:
+        np.testing.assert_allclose(sess.run(found[0], {**feed, p.step: 0}), 7, rtol=1e-6)
+
+
 @pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
 def test_the_penalty_is_computed_in_float32():
     p = graph.build(loss='wgan-gp', gradient_penalty=10.0, norm_d='none', **SMALL)
