@@ -38,10 +38,13 @@ def discriminator(image, is_training, reuse=None, width=64, labels=None, conditi
     bool or bool tensor. labels: of the image, or asked for, float32 [n, l] of -1 and 1, or None;
     seen by `projection` (Miyato & Koyama 2018, eq. 3; on the mean over positions, where theirs is
     the sum, which would begin at ±30 here) or as `maps`, further channels of the image. norm:
-    `batch` or `none`. Returns (sigmoid, logits), both float32 [n, 1]; 1 means a photograph.
+    `batch`, `scaled` (batch norm with a scale that is learnt) or `none`. Returns (sigmoid, logits),
+    both float32 [n, 1]; 1 means a photograph.
     """
     size = _check(image.shape.as_list()[1])
-    normalized = {'batch': lambda h: batch_norm(h, is_training), 'none': tf.identity}[norm]
+    normalized = {'batch': lambda h: batch_norm(h, is_training),
+                  'scaled': lambda h: batch_norm(h, is_training, scale=True),
+                  'none': tf.identity}[norm]
     with tf.variable_scope('discriminator', reuse=reuse):
         if labels is not None and condition == 'maps':
             maps = tf.tile(labels[:, tf.newaxis, tf.newaxis], [1, size, size, 1])

@@ -97,7 +97,8 @@ def plot_losses(csv_path, path):
         values = np.array([float(row[column]) for row in rows])
         axes.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
         mean = np.convolve(values, np.ones(window) / window, mode='valid')
-        axes.plot(steps[window - 1:], mean, color=colour, label=f'{label}, mean of {window}')
+        axes.plot(steps[window - 1:], mean, color=colour,
+                  label=f'{label}, mean of {window}' if window > 1 else label)
     axes.set_xlabel('step')
     axes.set_ylabel('loss')
     axes.legend()

@@ -43,8 +43,9 @@ DEFAULTS = {
 # What a loss brings with it, as its paper has it.
 LOSSES = {
     'gan': {},
-    # Arjovsky et al. 2017, algorithm 1
-    'wgan': {'optimizer': 'rmsprop', 'lr': 0.00005, 'd_steps': 5, 'clip': 0.01},
+    # Arjovsky et al. 2017, algorithm 1. Batch norm without a scale to clip would undo the clipping.
+    'wgan': {'optimizer': 'rmsprop', 'lr': 0.00005, 'd_steps': 5, 'clip': 0.01,
+             'norm_d': 'scaled'},
     # Gulrajani et al. 2017, algorithm 1 and section 4
     'wgan-gp': {'lr': 0.0001, 'beta1': 0.0, 'beta2': 0.9, 'd_steps': 5, 'gradient_penalty': 10.0,
                 'norm_d': 'none'}}
@@ -289,7 +290,7 @@ def merge_settings(args, saved, prefix):
                      'it, tells no probabilities')
     if settings['optimizer'] != 'adam' and {'beta1', 'beta2'} & set(given):
         options.fail(f'--beta1, --beta2: {settings["optimizer"]} has none')
-    if settings['gradient_penalty'] and settings['norm_d'] == 'batch':
+    if settings['gradient_penalty'] and settings['norm_d'] != 'none':
         # It is one on each image's own slope (Gulrajani et al. 2017, section 4).
         options.fail(f'--gradient-penalty {settings["gradient_penalty"]}: goes with --norm-d none')
     if settings['condition'] != DEFAULTS['condition'] and not settings['attributes']:
@@ -383,8 +384,9 @@ def parse(argv):
                        help="keep D's weights in [-X, X], 0: no (0; wgan: 0.01)")
     group.add_argument('--gradient-penalty', type=options.real(0, 1e6), metavar='LAMBDA',
                        help="weight of the penalty on D's slopes other than 1 (0; wgan-gp: 10)")
-    group.add_argument('--norm-d', choices=['batch', 'none'],
-                       help='normalisation in D (batch; wgan-gp: none)')
+    group.add_argument('--norm-d', choices=['batch', 'scaled', 'none'],
+                       help='normalisation in D; scaled: batch norm with a learnt scale (batch; '
+                            'wgan: scaled, wgan-gp: none)')
     group.add_argument('--g-steps', type=options.whole(1), metavar='N',
                        help="runs of G's optimizer a step, on the same noise (1)")
     group.add_argument('--init', choices=['glorot', 'normal'],

@@ -51,7 +51,7 @@ CHANGES = {
     'batch-128': {'batch-size': 128},
     'projection': {'attributes': ATTRIBUTES, 'spectral-norm': True},
     'maps': {'attributes': ATTRIBUTES, 'spectral-norm': True, 'condition': 'maps'},
-    'wgan': {'loss': 'wgan'},
+    'wgan': {'loss': 'wgan', 'lr': 0.0002},
     'wgan-gp': {'loss': 'wgan-gp'},
 }
 

@@ -21,8 +21,8 @@ def started(p, step=0):
     """(session with the golden figures' initial values, feed of a training step)."""
     sess = tf.Session(graph=p.graph)
     by_name = variables(p)
-    values = {name: np.full(v.shape.as_list(), float(name.endswith('/RMSProp')))     # TensorFlow's
-              if '/RMSProp' in name else
+    values = {name: np.full(v.shape.as_list(), float(name.endswith(('/RMSProp', '/gamma'))))
+              if '/RMSProp' in name or name.endswith('/gamma') else         # TensorFlow's
               formula.initial_value(name.replace(AVERAGE, '').replace('/u', '/kernel'),
                                     v.shape.as_list()) for name, v in by_name.items()}
     sess.run([v.initializer for v in by_name.values()],
@@ -254,6 +254,20 @@ def test_clipped_weights_stay_within_the_limit(fused_g_steps):
         g_limits = [np.abs(value).max() for value in sess.run(p.vars_g)]
     assert max(limits) == np.float32(0.01)
     assert max(g_limits) > 0.05
+
+
+def test_the_clip_bounds_what_batch_norm_gives():
+    # Normalised activations are of size 1 whatever the kernels are; with a scale within the limit
+    # the last layer's are of that size, so the critic's values are too.
+    largest = {}
+    for norm_d in ('batch', 'scaled'):
+        p = graph.build(**dict(WGAN, norm_d=norm_d, lr=0.001), **SMALL)
+        sess, feed = started(p)
+        with sess:
+            for _ in range(30):
+                sess.run(p.optimizer_d, feed)
+            largest[norm_d] = np.abs(sess.run([p.d_real, p.d_fake], feed)).max()
+    assert largest['scaled'] < 0.025 * largest['batch']
 
 
 def test_the_critic_of_the_penalty_has_no_batch_norm():
