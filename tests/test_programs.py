@@ -258,6 +258,26 @@ def test_what_a_run_had_not_is_named_on_resume(home, options, message):
     assert message in refused_here('train.py', '--dataset', 'toy', '--resume', *options, cwd=home)
 
 
+@pytest.mark.parametrize('options, message', [
+    (['--loss', 'wgan', '--smooth', '0.1'], '--smooth 0.1: a critic'),
+    (['--loss', 'wgan', '--beta1', '0.9'], '--beta1, --beta2: rmsprop has none'),
+    (['--loss', 'wgan-gp', '--norm-d', 'batch'], '--gradient-penalty 10.0: goes with --norm-d'),
+    (['--loss', 'wgan-gp', '--norm-d', 'scaled'], '--gradient-penalty 10.0: goes with --norm-d'),
+    (['--condition', 'maps'], '--condition maps: goes with --attributes'),
+    (['--augment-crop', '2'], '--augment-crop 2: goes with --augment crop'),
+    (['--sync-batch-norm'], '--sync-batch-norm: goes with --cluster')])
+def test_what_does_not_go_together_is_refused(tmp_path, options, message):
+    assert message in refused_here('train.py', *TOY, *options, '--dry-run', cwd=tmp_path)
+
+
+@pytest.mark.parametrize('options, norm', [
+    ([], 'batch'), (['--loss', 'wgan'], 'scaled'), (['--loss', 'wgan-gp'], 'none'),
+    (['--loss', 'wgan', '--norm-d', 'batch'], 'batch')])
+def test_a_loss_brings_its_settings(tmp_path, options, norm):
+    out, _ = run_here('train.py', *TOY, *options, '--dry-run', cwd=tmp_path)
+    assert f'norm_d           {norm}\n' in out
+
+
 def test_resume_finds_the_one_run_there_is(home, tmp_path):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     out, _ = run_here('train.py', '--resume', '--dry-run', cwd=tmp_path)
