@@ -1,54 +1,61 @@
 """Images a second of one training step, this project against PyTorch and Keras, side by side.
 
     pip install -r benchmarks/requirements.txt
-    python benchmarks/speed.py                               table, and plot in docs/speed.png
-    python benchmarks/speed.py --only dcgan --rounds 3 --plot /tmp/speed.png
+    python benchmarks/speed.py --plot docs/speed.png
+    python benchmarks/speed.py --only 'dcgan fused' --rounds 3
+    python benchmarks/speed.py --image-size 128 --only bfloat16
 
-Same network (64x64, 5x5 kernels, 64 to 512 filters), same batch of 64 from memory, same machine.
-Every configuration lives in a process of its own; they take turns, a few steps each, for several
-rounds, so that what else the machine does falls on all alike. Figures are medians over the rounds.
+Same network (5x5 kernels, 64 to 512 filters), same batch of 64 from memory, same machine. Every
+configuration lives in a process of its own; they take turns, a few steps each, for several rounds,
+so that what else the machine does falls on all alike. Figures are medians over the rounds; MB is
+the most that a process ever held, its libraries included.
 
 The limit is the fastest matrix product seen in the same rounds over the multiplications that a
 step can't do without: G's forward pass once, D's on photographs and on drawings, both gradients of
 all of it, then D's forward pass and its input gradient on the drawings and G's gradients.
 """
 import argparse
+import functools
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-BATCH, SIZE, Z_DIM = 64, 64, 100
+BATCH, Z_DIM = 64, 100
 
-# Multiplications and additions of one forward pass of the four convolutions of D without the last
-# dense layer, an image; G's are the same but for the dense layer at its start.
-LAYERS = [(32, 3, 64), (16, 64, 128), (8, 128, 256), (4, 256, 512)]    # side out, channels
-PASS = sum(2 * side ** 2 * 25 * c_in * c_out for side, c_in, c_out in LAYERS)
-FIRST = 2 * LAYERS[0][0] ** 2 * 25 * LAYERS[0][1] * LAYERS[0][2]
-DENSE = 2 * Z_DIM * 4 * 4 * 512
-FLOP = ((PASS + DENSE) * 3 - DENSE                  # G: forward, both gradients (no input's of z)
-        + 2 * (3 * PASS - FIRST)                    # D on both, no gradient of the images
-        + 2 * PASS)                                 # the updated D: forward, input gradient
+
+def flop_of(size):
+    """Multiplications and additions of a step, an image, without what could be saved."""
+    # Of one forward pass of D's four convolutions. G's are the same.
+    layers = [(size // 2, 3, 64), (size // 4, 64, 128), (size // 8, 128, 256),
+              (size // 16, 256, 512)]                           # side out, channels
+    forward = [2 * side ** 2 * 25 * c_in * c_out for side, c_in, c_out in layers]
+    dense = 2 * Z_DIM * (size // 16) ** 2 * 512
+    return ((sum(forward) + dense) * 3 - dense          # G: forward, both gradients, none of z
+            + 2 * (3 * sum(forward) - forward[0])       # D on both, no gradient of the images
+            + 2 * sum(forward))                         # updated D: forward, input gradient
+
 
 
 # this project
 
-def dcgan(precision, fused, fast):
+def dcgan(precision, size, fused, fast):
     sys.path.insert(0, ROOT)
     import numpy as np
 
     import session
     tf = session.set_up()
     import graph
-    p = graph.build(fused_g_steps=int(fused), fast_for=precision if fast else None)
+    p = graph.build(size, fused_g_steps=int(fused), fast_for=precision if fast else None)
     with p.graph.as_default():
         initializer = tf.global_variables_initializer()
     sess = session.open_session(p.graph, precision)
     sess.run(initializer)
     rng = np.random.RandomState(0)
-    feed = {p.X: rng.uniform(-1, 1, (BATCH, SIZE, SIZE, 3)), p.is_training: True,
+    feed = {p.X: rng.uniform(-1, 1, (BATCH, size, size, 3)), p.is_training: True,
             p.noise: rng.uniform(-1, 1, (BATCH, Z_DIM))}
 
     def step():
@@ -62,10 +69,11 @@ def dcgan(precision, fused, fast):
 
 # PyTorch: the loop of pytorch/examples, written anew, and one that does only what is needed
 
-def pytorch(precision, tuned, channels_last, compiled):
+def pytorch(precision, size, tuned, channels_last, compiled):
     import torch
     from torch import nn
     torch.set_num_threads(os.cpu_count())
+    start = size // 16
     autocast = torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16')
 
     def norm(channels):
@@ -76,21 +84,21 @@ def pytorch(precision, tuned, channels_last, compiled):
     class Generator(nn.Module):
         def __init__(self):
             super().__init__()
-            self.dense = nn.Linear(Z_DIM, 4 * 4 * 512)
+            self.dense = nn.Linear(Z_DIM, start * start * 512)
             layers = [norm(512), nn.ReLU(True)]
             for c_in, c_out in ((512, 256), (256, 128), (128, 64)):
                 layers += [nn.ConvTranspose2d(c_in, c_out, 5, 2, 2, 1), norm(c_out), nn.ReLU(True)]
             self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(64, 3, 5, 2, 2, 1), nn.Tanh())
 
         def forward(self, z):
-            return self.layers(self.dense(z).view(-1, 512, 4, 4))
+            return self.layers(self.dense(z).view(-1, 512, start, start))
 
     layers = [nn.Conv2d(3, 64, 5, 2, 2), nn.LeakyReLU(0.2, True)]
     for c_in, c_out in ((64, 128), (128, 256), (256, 512)):
         layers += [nn.Conv2d(c_in, c_out, 5, 2, 2), norm(c_out), nn.LeakyReLU(0.2, True)]
-    d = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 4 * 512, 1))
+    d = nn.Sequential(*layers, nn.Flatten(), nn.Linear(start * start * 512, 1))
     g = Generator()
-    images = torch.rand(BATCH, 3, SIZE, SIZE) * 2 - 1
+    images = torch.rand(BATCH, 3, size, size) * 2 - 1
     if channels_last:
         g, d = (net.to(memory_format=torch.channels_last) for net in (g, d))
         images = images.to(memory_format=torch.channels_last)
@@ -133,16 +141,18 @@ def pytorch(precision, tuned, channels_last, compiled):
 
 # Keras and tf.function, as TensorFlow 2's own tutorial writes it
 
-def keras(precision):
+def keras(precision, size):
     os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
     import tensorflow as tf
     layers = tf.keras.layers
+    start = size // 16
     if precision == 'bfloat16':
         tf.keras.mixed_precision.set_global_policy('mixed_bfloat16')
 
     def norm():
         return layers.BatchNormalization(momentum=0.9, epsilon=0.001, scale=False)
-    g = [layers.Dense(4 * 4 * 512), layers.Reshape((4, 4, 512)), norm(), layers.ReLU()]
+    g = [layers.Dense(start * start * 512), layers.Reshape((start, start, 512)), norm(),
+         layers.ReLU()]
     for filters in (256, 128, 64):
         g += [layers.Conv2DTranspose(filters, 5, 2, 'same'), norm(), layers.ReLU()]
     g = tf.keras.Sequential(g + [layers.Conv2DTranspose(3, 5, 2, 'same', activation='tanh')])
@@ -152,7 +162,7 @@ def keras(precision):
     d = tf.keras.Sequential(d + [layers.Flatten(), layers.Dense(1, dtype='float32')])
     cross_entropy = tf.keras.losses.BinaryCrossentropy(from_logits=True)
     optimizer_g, optimizer_d = (tf.keras.optimizers.Adam(2e-4, 0.5) for _ in range(2))
-    images = tf.random.uniform((BATCH, SIZE, SIZE, 3), -1, 1)
+    images = tf.random.uniform((BATCH, size, size, 3), -1, 1)
 
     @tf.function
     def run():
@@ -189,30 +199,35 @@ def product(precision, library):
 
 
 PRECISIONS = ('float32', 'bfloat16')
-CONFIGURATIONS = {}
-for _precision in PRECISIONS:
-    CONFIGURATIONS.update({
-        f'product tensorflow {_precision}': (product, _precision, 'tensorflow'),
-        f'product pytorch {_precision}': (product, _precision, 'pytorch'),
-        f'dcgan two runs, plain convolutions {_precision}': (dcgan, _precision, False, False),
-        f'dcgan two runs {_precision}': (dcgan, _precision, False, True),
-        f'dcgan fused, plain convolutions {_precision}': (dcgan, _precision, True, False),
-        f'dcgan fused {_precision}': (dcgan, _precision, True, True),
-        f'pytorch as in its examples {_precision}': (pytorch, _precision, False, False, False),
-        f'pytorch tuned {_precision}': (pytorch, _precision, True, False, False),
-        f'pytorch tuned, channels last {_precision}': (pytorch, _precision, True, True, False),
-        f'pytorch compiled {_precision}': (pytorch, _precision, True, False, True),
-        f'pytorch compiled, channels last {_precision}': (pytorch, _precision, True, True, True),
-        f'keras {_precision}': (keras, _precision),
-    })
 
 
-def serve(name):
-    """Runs as many steps as each line of standard input says, and answers with the seconds."""
-    function, *arguments = CONFIGURATIONS[name]
+def configurations(size):
+    """{name: function that returns the step to be timed}."""
+    of_both = {
+        'product tensorflow': (product, 'tensorflow'),
+        'product pytorch': (product, 'pytorch'),
+        'dcgan two runs, plain convolutions': (dcgan, size, False, False),
+        'dcgan two runs': (dcgan, size, False, True),
+        'dcgan fused, plain convolutions': (dcgan, size, True, False),
+        'dcgan fused': (dcgan, size, True, True),
+        'pytorch as in its examples': (pytorch, size, False, False, False),
+        'pytorch tuned': (pytorch, size, True, False, False),
+        'pytorch tuned, channels last': (pytorch, size, True, True, False),
+        'pytorch compiled': (pytorch, size, True, False, True),
+        'pytorch compiled, channels last': (pytorch, size, True, True, True),
+        'keras': (keras, size)}
+    return {f'{name} {precision}': functools.partial(function, precision, *arguments)
+            for precision in PRECISIONS for name, (function, *arguments) in of_both.items()}
+
+
+def serve(name, size):
+    """Runs as many steps as each line of standard input says, and answers with the seconds.
+
+    At the end of the input it answers with the most memory that it held, in MB.
+    """
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)                               # whatever the libraries print goes elsewhere
-    step = function(*arguments)
+    step = configurations(size)[name]()
     for _ in range(3):
         step()
     for line in _requests():
@@ -220,6 +235,7 @@ def serve(name):
         for _ in range(int(line)):
             step()
         print(time.perf_counter() - began, file=answers, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=answers, flush=True)
 
 
 def _requests():
@@ -229,54 +245,63 @@ def _requests():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n\n')[0])
-    parser.add_argument('--only', default='', help='configurations whose name holds this')
+    parser.add_argument('--image-size', type=int, default=64)
+    parser.add_argument('--only', nargs='+', default=[''],
+                        help='configurations whose name holds one of these')
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--steps', type=int, default=4, help='a turn')
-    parser.add_argument('--plot', default=os.path.join(ROOT, 'docs', 'speed.png'))
+    parser.add_argument('--plot', help='a picture of the figures')
     parser.add_argument('--serve', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        return serve(args.serve)
+        return serve(args.serve, args.image_size)
 
-    names = [name for name in CONFIGURATIONS if args.only in name or 'product' in name]
-    seconds, peaks = {}, {}
+    flop = flop_of(args.image_size)
+    rates = {}
+    print(f'{args.image_size}x{args.image_size}, {flop / 1e9:.2f} GFLOP an image, batch {BATCH}, '
+          f'medians of {args.rounds} rounds')
+    print(f'{"":43} images/s  GFLOP/s  of the peak     MB')
     for precision in PRECISIONS:            # one after the other: all at once take 20 GB
-        of_precision = [name for name in names if name.endswith(precision)]
-        seconds.update(take_turns(of_precision, args.rounds, args.steps))
-        peaks[precision] = 2 * PRODUCT ** 3 / 1e9 / min(
-            min(seconds[name]) for name in of_precision if 'product' in name)
-    rates = {name: BATCH / statistics.median(seconds[name]) for name in names}
-    print(f'{FLOP / 1e9:.2f} GFLOP an image, batch {BATCH}, medians of {args.rounds} rounds')
-    print(f'{"":40} images/s  GFLOP/s  of the peak')
-    for precision, peak in peaks.items():
-        print(f'{"limit " + precision:40} {peak * 1e9 / FLOP:8.1f} {peak:8.0f}  100 %')
-        for name in names:
-            if name.endswith(precision) and 'product' not in name:
-                print(f'{name:40} {rates[name]:8.1f} {rates[name] * FLOP / 1e9:8.0f} '
-                      f'{rates[name] * FLOP / peak / 1e7:4.0f} %')
-    plot(args.plot, {name: rate for name, rate in rates.items() if 'product' not in name})
+        names = [name for name in configurations(args.image_size) if name.endswith(precision)]
+        products = [name for name in names if 'product' in name]
+        chosen = [name for name in names
+                  if name not in products and any(part in name for part in args.only)]
+        if not chosen:
+            continue
+        seconds, megabytes = take_turns(products + chosen, args)
+        peak = 2 * PRODUCT ** 3 / min(min(seconds[name]) for name in products)
+        print(f'{"limit " + precision:43} {peak / flop:8.1f} {peak / 1e9:8.0f}        100 %')
+        for name in chosen:
+            rate = rates[name] = BATCH / statistics.median(seconds[name])
+            print(f'{name:43} {rate:8.1f} {rate * flop / 1e9:8.0f} {rate * flop / peak:12.0%} '
+                  f'{megabytes[name]:6,.0f}')
+    if args.plot:
+        plot(args.plot, rates)
 
 
-def take_turns(names, rounds, steps):
-    """{name: seconds a step in each round} of the configurations, a process each."""
+def take_turns(names, args):
+    """({name: seconds a step in each round}, {name: MB}) of configurations, a process each."""
     workers = {}
     for name in names:
         print(f'starting {name}', file=sys.stderr)
         workers[name] = subprocess.Popen(
-            [sys.executable, __file__, '--serve', name], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True)
+            [sys.executable, __file__, '--serve', name, '--image-size', str(args.image_size)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            universal_newlines=True)
         workers[name].stdout.readline()
     seconds = {name: [] for name in names}
-    for number in range(rounds):
+    for number in range(args.rounds):
         for name, worker in workers.items():
-            worker.stdin.write(f'{steps}\n')
+            worker.stdin.write(f'{args.steps}\n')
             worker.stdin.flush()
-            seconds[name].append(float(worker.stdout.readline()) / steps)
-        print(f'round {number + 1} of {rounds}', file=sys.stderr)
-    for worker in workers.values():
+            seconds[name].append(float(worker.stdout.readline()) / args.steps)
+        print(f'round {number + 1} of {args.rounds}', file=sys.stderr)
+    megabytes = {}
+    for name, worker in workers.items():
         worker.stdin.close()
+        megabytes[name] = float(worker.stdout.readline())
         worker.wait()
-    return seconds
+    return seconds, megabytes
 
 
 def plot(path, rates):
