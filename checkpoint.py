@@ -93,6 +93,11 @@ def runs(folder):
                    if STEP.search(prefix) and _is_complete(prefix)})
 
 
+def is_settings(path):
+    """Whether a file is the one of settings that stands beside a checkpoint."""
+    return path.endswith('.json') and is_one(path[:-len('.json')])
+
+
 def refuse_patterns(path):
     """CheckpointError where TensorFlow would take a path for another one."""
     if re.search(r'[*?\[]', path):
@@ -258,12 +263,12 @@ def remove_remains(folder, name):
                 os.remove(os.path.join(place, file))
 
 
-def save(session, saver, folder, name, step, facts):
+def save(session, saver, folder, name, step, facts, keep=0):
     """Writes <folder>/<name>-<step> and facts, a dict, as its .json; returns the prefix.
 
     The settings come first and Saver renames its files into place with the index last, so that a
-    checkpoint that is found is whole. Settings of checkpoints that Saver has removed go too.
-    Raises CheckpointError where the folder can't be written.
+    checkpoint that is found is whole. Of it and those before it `keep` stay, 0: all. Raises
+    CheckpointError where the folder can't be written.
     """
     import tensorflow.compat.v1 as tf
     prefix = os.path.join(folder, f'{name}-{step}')
@@ -273,6 +278,11 @@ def save(session, saver, folder, name, step, facts):
         saver.save(session, os.path.join(folder, name), global_step=step, write_meta_graph=False)
     except (tf.errors.OpError, ValueError) as error:
         raise CheckpointError(f'{prefix}: can\'t be written ({first_line(error)})') from error
+    # Saver removes one at a save, so those of a run that kept more would stay, and leaves settings.
+    so_far = [path for at, path in of_run(folder, name) if at <= step]
+    for path in so_far[:-keep] if keep else []:
+        for file in sorted(_files(path), key=lambda file: not file.endswith('.index')):
+            os.remove(file)
     for file in os.listdir(folder):
         of_step = re.fullmatch(re.escape(name) + r'-\d+\.json', file)
         path = os.path.join(folder, file)
@@ -347,10 +357,11 @@ def check_generator_prefix(prefix, of):
     settings(prefix)        # what is no checkpoint's .json stays
 
 
-def save_generator(session, saver, prefix, of):
+def save_generator(session, saver, prefix, of, averaged):
     """Writes what saver holds as <prefix>, no step, with the settings of checkpoint `of`.
 
-    What was there before goes only when the new one is whole.
+    averaged: whether that is the moving average of the weights, which is noted. What was there
+    before goes only when the new one is whole.
     """
     import tensorflow.compat.v1 as tf
     folder, facts = os.path.dirname(prefix) or '.', settings(of)
@@ -360,7 +371,7 @@ def save_generator(session, saver, prefix, of):
         try:
             saver.save(session, made, write_meta_graph=False, write_state=False)
             if facts:
-                write_json(made + '.json', facts)
+                write_json(made + '.json', dict(facts, averaged=averaged))
         except (tf.errors.OpError, ValueError, OSError) as error:
             why = getattr(error, 'strerror', None) or first_line(error)
             raise CheckpointError(f'{prefix}: can\'t be written ({why})') from error

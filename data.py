@@ -8,6 +8,7 @@ set.
 """
 import collections
 import concurrent.futures
+import contextlib
 import errno
 import functools
 import glob
@@ -39,7 +40,8 @@ PARTS = {'train': '0', 'valid': '1', 'test': '2'}      # as list_eval_partition 
 MAX_BROKEN = 0.01                        # share of a set that may be broken
 ORIENTATION = 0x0112                     # EXIF's number of it
 TOY_COUNT = 4000
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)       # the machine's fault, not a file's
+# The machine's fault, which passes, not a file's.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 FORMAT = 2                               # of the cache; a change here makes all caches anew
 
 CELEBA_HELP = """\
@@ -106,11 +108,18 @@ def find(dataset, data_dir='datasets', part='train'):
         # A picture beside the zip, or half of it unpacked, must not hide it.
         names, read, stamp = max([(names, read, stamp), _celeba_zip(folder, bool(names))],
                                  key=lambda found: len(found[0]))
-        parts = _partition(folder)
+        parts, path = _partition(folder)
+        without = sum(os.path.basename(name) not in parts for name in names)
+        if path and names and without == len(names):
+            raise DataError(f'{path}: has no line for any photograph in {folder}, not for '
+                            f'{os.path.basename(names[0])}')
+        if path and without and part == 'train':
+            print(f'{path}: has no line for {without:,} of {len(names):,} photographs, which are '
+                  'trained on', file=sys.stderr)
         kept = [name for name in names
                 if parts.get(os.path.basename(name), PARTS['train']) == PARTS[part]]
         if names and not kept:
-            why = '' if parts else ', as no list_eval_partition.txt or .csv is there'
+            why = '' if path else ', as no list_eval_partition.txt or .csv is there'
             raise DataError(f'{folder}: none of its {len(names):,} photographs is of the part '
                             f'{part}{why}')
         names = kept
@@ -135,19 +144,24 @@ def _identity(names, stamp):
 
 
 def _partition(folder):
-    """{file name: number of its part} of the authors' list_eval_partition or Kaggle's CSV."""
+    """({file name: number of its part}, path) of the authors' list_eval_partition or Kaggle's CSV.
+
+    ({}, None) where there is neither.
+    """
     paths = [os.path.join(folder, 'list_eval_partition' + ending) for ending in ('.txt', '.csv')]
+    path = next((path for path in paths if os.path.exists(path)), None)
     parts = {}
-    for path in [path for path in paths if os.path.exists(path)][:1]:
-        with open(path, encoding='utf-8', errors='replace') as f:
-            for number, line in enumerate(f, 1):
-                match = re.fullmatch(r'(\S+\.\w+)[\s,]+([012])\s*', line)
-                if match:
-                    parts[match.group(1)] = match.group(2)
-                elif line.strip() and not line.startswith('image_id'):
-                    raise DataError(f'{path}, line {number}: should be a file name and 0, 1 or 2, '
-                                    f'not {line.strip()[:40]!r}')
-    return parts
+    if path is None:
+        return parts, None
+    with open(path, encoding='utf-8', errors='replace') as f:
+        for number, line in enumerate(f, 1):
+            match = re.fullmatch(r'(\S+\.\w+)[\s,]+([012])\s*', line)
+            if match:
+                parts[match.group(1)] = match.group(2)
+            elif line.strip() and not line.startswith('image_id'):
+                raise DataError(f'{path}, line {number}: should be a file name and 0, 1 or 2, '
+                                f'not {line.strip()[:40]!r}')
+    return parts, path
 
 
 def _walk(folder):
@@ -189,7 +203,7 @@ def _stamp_file(folder, name):
         status = os.stat(os.path.join(folder, name))
     except OSError:             # a link to nowhere, say: broken, and reading it says why
         return ()
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_mode      # it may become readable
 
 
 def _celeba_zip(folder, unpacked):
@@ -461,13 +475,18 @@ def _remove_outdated(folder, stem, path, of):
         left = re.fullmatch(r'.*\.uint8\.(?:.*\.)?' + re.escape(socket.gethostname())
                             + r'\.(\d+)\.part', name)
         if left and not _is_running(int(left.group(1))):
-            os.remove(other)
+            _remove(other)
         elif name.startswith(stem) and name.endswith('.uint8') and other != path:
             facts = _read_facts(other)
             if facts and facts['folder'] == of:
                 measures = glob.glob(glob.escape(other) + '.measures-*.npz')
                 for file in measures + [other + '.json', other]:
-                    os.remove(file)
+                    _remove(file)
+
+
+def _remove(path):
+    with contextlib.suppress(FileNotFoundError):       # another run may have been faster
+        os.remove(path)
 
 
 def _is_running(pid):

@@ -22,6 +22,7 @@ import json
 import os
 import sys
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -60,6 +61,8 @@ def evaluate(args):
     # Before anything is measured: can it be written?
     if args.json:
         options.check_writable(args.json)
+        if checkpoint.is_settings(args.json):
+            options.fail(f'--json {args.json}: is the settings of a checkpoint')
     if args.all or args.sheet:
         os.makedirs(args.out, exist_ok=True)
 
@@ -124,7 +127,7 @@ def evaluate(args):
             try:
                 samples = draw(prefix, count, args)
             except checkpoint.CheckpointError as error:
-                if prefix == newest:
+                if os.path.basename(prefix) == os.path.basename(newest):
                     raise
                 print(f'{error}: left out', file=sys.stderr)
                 continue
@@ -198,17 +201,16 @@ def find_held_out(args, source, photographs, crop):
             found = data.find(args.held_out, args.data_dir)
         except data.DataError as error:
             options.fail(str(error).replace('--dataset', '--held-out', 1))
-    elif args.dataset == 'celeba':
-        try:
-            found = data.find('celeba', args.data_dir, 'test')
-        except data.DataError:
-            return None
-    else:
+        return found.name, load(found), None
+    if args.dataset != 'celeba':
         return None
-    images, others = load(found), None
-    if not args.held_out:
-        with contextlib.suppress(data.DataError):
-            others = load(data.find('celeba', args.data_dir, 'valid'))
+    try:
+        found = data.find('celeba', args.data_dir, 'test')
+        images, others = load(found), None
+    except data.DataError:      # not there, or too few
+        return None
+    with contextlib.suppress(data.DataError):
+        others = load(data.find('celeba', args.data_dir, 'valid'))
     return found.name, images, others
 
 
@@ -276,8 +278,8 @@ def photographs_side(photographs, protocol, features_of):
         with np.load(path, allow_pickle=False) as kept:
             kept = dict(kept)
         return kept, json.loads(str(kept.pop('floor')))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        pass        # not there, or half of it
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        pass        # not there, half of it or damaged
     # Shuffled, as neighbours in a set are alike: photographs of one person.
     order = np.random.RandomState(protocol['seed']).permutation(len(photographs.images))
     count, floor_count = protocol['images'], protocol['floor_images']
@@ -517,7 +519,7 @@ def parse(argv):
 
     group.add_argument('--labels', metavar='FILE',
                        help="classify.py's graph: reads on the faces whether they have what "
-                            '--attributes asked for, half of them 1, half -1')
+                            'was asked for, of the same latents once with and once without it')
 
     group = parser.add_argument_group('output')
     group.add_argument('--json', metavar='FILE', help='also write the figures and the protocol')

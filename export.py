@@ -266,6 +266,20 @@ def check_place(args, out):
         options.fail(f'--out {args.out}: is a folder; {args.format} is a file')
     if checkpoint.is_one(out):
         options.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
+    if checkpoint.is_settings(out):
+        options.fail(f'--out {args.out}: is the settings of a checkpoint')
+    if os.path.exists(f'{out}.json') and not is_of_an_export(f'{out}.json'):
+        options.fail(f'--out {args.out}: {args.out}.json, which would be written over, is not that '
+                     'of an export')
+
+
+def is_of_an_export(path):
+    try:
+        with open(path, encoding='utf-8') as f:
+            found = json.load(f)
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {'image_size', 'z_dim'} <= set(found)
 
 
 def check_packages(format_):

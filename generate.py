@@ -60,7 +60,7 @@ def generate(args):
         if args.save_generator:
             with saving_generator():
                 checkpoint.save_generator(generator.sess, generator.saver, args.save_generator,
-                                          prefix)
+                                          prefix, generator.averaged)
             print(args.save_generator)
         if args.interpolate:
             interpolate(generator, args)
@@ -241,6 +241,10 @@ def save_latents(path, latents):
 
 def named(name, args):
     """A picture's name with the options that change what a seed draws, not too long for a file."""
+    if args.seed and (args.arithmetic or args.latents):
+        name += f'_seed{args.seed}'
+    if args.raw:
+        name += '_raw'
     if args.truncate != 1:
         name += f'_truncate={args.truncate:g}'
     return (name + ''.join(f'_{a}={value}' for a, value in args.attributes.items()))[:LONGEST_NAME]

@@ -36,7 +36,7 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
     Both optimizers wait for all update ops, so a run of either moves the moving averages of both
     networks: per step G's twice and D's, which has two towers, four times. With average each of
     G's updates is followed by that of the average of its weights, whose decay is
-    min(average, (1 + step) / (10 + step)), as tf.train.ExponentialMovingAverage has it.
+    min(average, (1 + n) / (10 + n)) after n of them, as tf.train.ExponentialMovingAverage has it.
 
     With fused_g_steps a run of optimizer_g is a whole step instead: D's update, then that many of
     G's, each through the D just updated, the first on the very images that D has seen. Gradients

@@ -188,7 +188,9 @@ def add_verbose(parser):
 
 
 def listed(text):
-    """An argparse type: a comma-separated list of names, '' for none."""
+    """An argparse type: a comma-separated list of names, '' or none for an empty one."""
+    if text.strip() == 'none':
+        return []
     return list(dict.fromkeys(name.strip() for name in text.split(',') if name.strip()))
 
 
@@ -204,7 +206,7 @@ def check_name(option, name, known):
 
 
 def names(known):
-    """An argparse type: a comma-separated list of known names, '' for none."""
+    """An argparse type: as listed, of known names."""
     def parse(text):
         chosen = listed(text)
         for name in chosen:

@@ -13,8 +13,8 @@ class Sampler:
 
     Where the checkpoint holds a moving average of the weights, that draws, unless raw. The same
     noise draws the same images whatever the batch. plain: by TensorFlow's own kernels throughout,
-    which other runtimes know. Raises CheckpointError where the checkpoint can't be used. To be
-    made after session.set_up.
+    which other runtimes know. Raises CheckpointError where the checkpoint can't be used, also where
+    it was made of the average alone and is to be raw. To be made after session.set_up.
 
     prefix, image_size, z_dim, averaged and attributes (the names of what labels ask for, often
     none) say what draws; sess, saver, inputs (placeholders by name) and g are for those who save
@@ -29,7 +29,11 @@ class Sampler:
         self.prefix = prefix
         self.image_size, self.z_dim, width, averaged = checkpoint.generator_facts(prefix)
         self.attributes, self.known_labels = checkpoint.labels_of(prefix)
-        self.averaged = averaged and not raw
+        passed_on = checkpoint.settings(prefix).get('averaged') is True
+        if passed_on and raw:
+            raise checkpoint.CheckpointError(f'{prefix}: holds averaged weights alone, --raw has '
+                                             'none to draw with')
+        self.averaged = passed_on or averaged and not raw
         fast_for = 'float32' if session.has_onednn() and not plain else None
         with tf.Graph().as_default() as graph, ops.fast_convolutions(fast_for):
             sizes = {'noise': self.z_dim}
@@ -40,7 +44,7 @@ class Sampler:
             self.g = models.generator(self.inputs['noise'], is_training=False,
                                       image_size=self.image_size, width=width,
                                       labels=self.inputs.get('labels'))
-            variables = checkpoint.by_name(tf.global_variables(), self.averaged)
+            variables = checkpoint.by_name(tf.global_variables(), averaged and not raw)
             loader, self.saver = tf.train.Saver(variables), tf.train.Saver()
         self.sess = session.open_session(graph)
         checkpoint.restore(self.sess, loader, prefix, variables)

@@ -54,6 +54,12 @@ RECIPES = {
     # docs/recipe.md has the comparison.
     'best': {'augment': ['flip'], 'average': 0.999, 'spectral_norm': True}}
 DIFFAUGMENT = ('color', 'translation', 'cutout')
+# What these settings may be, lists: of what.
+CHOICES = {
+    'image_size': (32, 48, 64, 96, 128), 'augment': tuple(augment.AUGMENTATIONS),
+    'condition': ('projection', 'maps'), 'loss': tuple(LOSSES), 'optimizer': ('adam', 'rmsprop'),
+    'norm_d': ('batch', 'scaled', 'none'), 'init': ('glorot', 'normal'),
+    'diffaugment': DIFFAUGMENT, 'precision': ('float32', 'bfloat16', 'auto')}
 KEPT_LABELS = 1000      # rows of them that a checkpoint knows, to draw by
 EPOCHS = 20
 LFW_COUNT = 13233
@@ -267,12 +273,9 @@ def print_plan(args, source, count, step_size, step, saved):
 def merge_settings(args, saved, prefix):
     """DEFAULTS under the saved settings under recipe and options given; these must not differ."""
     for key in set(saved) & set(DEFAULTS):
-        if not is_like(saved[key], DEFAULTS[key]):
+        if not is_like(saved[key], DEFAULTS[key]) or not is_choice(key, saved[key]):
             options.fail(f'{prefix}.json: {key} is {saved[key]!r}, as no run has it')
     loss = saved.get('loss', args.loss or DEFAULTS['loss'])
-    if loss not in LOSSES:
-        options.fail(f'{prefix} was trained with --loss {loss}, which is none of '
-                     f'{", ".join(LOSSES)}')
     settings = {**DEFAULTS, **LOSSES[loss], **saved}
     given = {key: getattr(args, key) for key in DEFAULTS if getattr(args, key) is not None}
     for key, value in dict(RECIPES[args.recipe], **given).items():
@@ -288,6 +291,9 @@ def merge_settings(args, saved, prefix):
     if settings['loss'] != 'gan' and settings['smooth']:
         options.fail(f'--smooth {settings["smooth"]}: a critic, as --loss {settings["loss"]} has '
                      'it, tells no probabilities')
+    if settings['clip'] and settings['spectral_norm']:
+        options.fail(f'--clip {settings["clip"]}: goes without --spectral-norm, which makes the '
+                     'kernels large again')
     if settings['optimizer'] != 'adam' and {'beta1', 'beta2'} & set(given):
         options.fail(f'--beta1, --beta2: {settings["optimizer"]} has none')
     if settings['gradient_penalty'] and settings['norm_d'] != 'none':
@@ -317,6 +323,13 @@ def is_like(value, default):
     return isinstance(value, (int, float) if isinstance(default, (int, float)) else type(default))
 
 
+def is_choice(key, value):
+    """Whether a saved setting is one of those that there are."""
+    values = value if isinstance(value, list) else [value]
+    return all(isinstance(one, str) if key == 'attributes' else one in CHOICES.get(key, [one])
+               for one in values)
+
+
 def shown(value):
     return ','.join(value) or 'none' if isinstance(value, list) else value
 
@@ -332,14 +345,14 @@ def parse(argv):
                             'the run there was trained on)')
     group.add_argument('--data-dir', default='datasets', metavar='DIR',
                        help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
-    group.add_argument('--image-size', type=int, choices=[32, 48, 64, 96, 128],
+    group.add_argument('--image-size', type=int, choices=CHOICES['image_size'],
                        help='pixels a side (64)')
     group.add_argument('--crop', type=options.whole(0), metavar='N',
                        help='take the middle N x N pixels of a photograph, 0: the largest square '
                             '(lfw 150, celeba 178, else 0)')
-    group.add_argument('--augment', type=options.names(augment.AUGMENTATIONS), metavar='LIST',
+    group.add_argument('--augment', type=options.names(CHOICES['augment']), metavar='LIST',
                        help='what is done to photographs at random, comma-separated, of: '
-                            f'{", ".join(augment.AUGMENTATIONS)} (none)')
+                            f'{", ".join(CHOICES["augment"])} (none)')
     group.add_argument('--augment-crop', type=options.whole(1), metavar='N',
                        help='pixels that crop shifts by at most (4)')
     group.add_argument('--augment-rotate', type=options.real(0, 180), metavar='X',
@@ -359,7 +372,7 @@ def parse(argv):
     group.add_argument('--attributes', type=options.listed, metavar='LIST',
                        help='also learn to draw these of the 40 labels of CelebA on request, '
                             'comma-separated: Smiling,Male (none)')
-    group.add_argument('--condition', choices=['projection', 'maps'],
+    group.add_argument('--condition', choices=CHOICES['condition'],
                        help='how D sees attributes (projection)')
     group.add_argument('--batch-size', type=options.whole(1), metavar='N', help='images (64)')
     group.add_argument('--z-dim', type=options.whole(1), metavar='N',
@@ -372,11 +385,11 @@ def parse(argv):
                        help="Adam's beta1 (0.5; wgan-gp: 0)")
     group.add_argument('--beta2', type=options.real(0, 1), metavar='X',
                        help="Adam's beta2 (0.999; wgan-gp: 0.9)")
-    group.add_argument('--loss', choices=LOSSES,
+    group.add_argument('--loss', choices=CHOICES['loss'],
                        help="gan: the original's. wgan: a critic with clipped weights. wgan-gp: "
                             "one with a penalty on its slope. These bring their papers' settings "
                             'with them (gan)')
-    group.add_argument('--optimizer', choices=['adam', 'rmsprop'], help='(adam; wgan: rmsprop)')
+    group.add_argument('--optimizer', choices=CHOICES['optimizer'], help='(adam; wgan: rmsprop)')
     group.add_argument('--d-steps', type=options.whole(1), metavar='N',
                        help="runs of D's optimizer a step, each on other photographs (1; wgan, "
                             'wgan-gp: 5)')
@@ -384,12 +397,12 @@ def parse(argv):
                        help="keep D's weights in [-X, X], 0: no (0; wgan: 0.01)")
     group.add_argument('--gradient-penalty', type=options.real(0, 1e6), metavar='LAMBDA',
                        help="weight of the penalty on D's slopes other than 1 (0; wgan-gp: 10)")
-    group.add_argument('--norm-d', choices=['batch', 'scaled', 'none'],
+    group.add_argument('--norm-d', choices=CHOICES['norm_d'],
                        help='normalisation in D; scaled: batch norm with a learnt scale (batch; '
                             'wgan: scaled, wgan-gp: none)')
     group.add_argument('--g-steps', type=options.whole(1), metavar='N',
                        help="runs of G's optimizer a step, on the same noise (1)")
-    group.add_argument('--init', choices=['glorot', 'normal'],
+    group.add_argument('--init', choices=CHOICES['init'],
                        help='initial kernels: glorot_uniform, or normal of deviation 0.02 (glorot)')
     group.add_argument('--average', type=options.real(0, 1), metavar='DECAY',
                        help="also keep a moving average of G's weights, and draw with it (0: none)")
@@ -407,7 +420,7 @@ def parse(argv):
                             "which mixes them, on those of the batch's sum (0)")
     group.add_argument('--fused-step', action='store_true', default=None,
                        help="D's and G's update in one run: the same gradients, less work")
-    group.add_argument('--precision', choices=['float32', 'bfloat16', 'auto'],
+    group.add_argument('--precision', choices=CHOICES['precision'],
                        help='in which matrices are multiplied; auto: bfloat16 where the processor '
                             'has it (float32)')
     group.add_argument('--deterministic', action='store_true', default=None,
@@ -455,6 +468,9 @@ def parse(argv):
         parser.error('--sheet goes with --dry-run')
     if bool(args.cluster) != (args.task is not None):
         parser.error('--cluster goes with --task, the number of this worker, and that with it')
+    if args.cluster and args.resume and not args.dataset:
+        parser.error('--resume with --cluster: --dataset says which photographs; what the run was '
+                     'trained on stands beside its checkpoints, which one worker has')
     args.workers = len(args.cluster or [0])
     args.task = args.task or 0
     if args.task and args.dry_run:

@@ -95,7 +95,7 @@ class Keeper:
     """What is drawn, measured, written and saved of a run."""
 
     def __init__(self, tf, sess, p, saver, plan, args, batches, reference, stop):
-        """reference: what Batches.reference gave. stop: see stop_signals."""
+        """reference: what Batches.reference gave. stop: not empty when the run is to end."""
         self.tf, self.sess, self.p, self.saver = tf, sess, p, saver
         self.profile, self.alike = reference
         self.stop = stop
@@ -134,7 +134,7 @@ class Keeper:
 
     def refit(self, step):
         """Fits the batch statistics of averaged weights, as they are after that step."""
-        p, size = self.p, self.settings['batch_size']
+        p, size = self.p, self.batches.all_workers
         if not p.refit or self.refitted_step == step:
             return
         self.refitted_step = step
@@ -151,11 +151,12 @@ class Keeper:
         self.refit(step)
         # The losses were those before the update.
         check_finite(self.draw(self.sheet_noise, self.sheet_labels), 'its images are', step,
-                     self.args.model_dir)
+                     self.prefix)
         self.prefix = checkpoint.save(
             self.sess, self.saver, self.args.model_dir, self.plan.name, step,
             dict(self.plan.facts, step=step, images=step * self.batches.step_size,
-                 epoch=step / self.plan.per_epoch, tensorflow=self.tf.__version__))
+                 epoch=step / self.plan.per_epoch, tensorflow=self.tf.__version__),
+            self.args.max_to_keep)
         self.saved_step = step
 
     def measure(self):
@@ -229,8 +230,9 @@ def run(plan, args, batches, workers=None):
             sess.run(copy_first, options=workers.run_options)
         keeper = None
         if batches.task == 0:
-            keeper = closed.enter_context(contextlib.closing(
-                Keeper(tf, sess, p, saver, plan, args, batches, reference, stop)))
+            # Workers agree in the next step on whether one was asked to stop.
+            keeper = closed.enter_context(contextlib.closing(Keeper(
+                tf, sess, p, saver, plan, args, batches, reference, [] if workers else stop)))
             if plan.unmeasured:
                 keeper.measure()
 
@@ -243,7 +245,7 @@ def run(plan, args, batches, workers=None):
             step += 1
             if workers and (step == plan.end or all_stop):
                 workers.leave()         # what is left to do is for worker 0 alone
-            check_finite(losses[:2], 'the loss is', step, args.model_dir)
+            check_finite(losses[:2], 'the loss is', step, (keeper or plan).prefix)
             if keeper:
                 keeper.after_step(step, *losses, all_stop)
         if keeper:
@@ -296,15 +298,19 @@ def check_free_space(args, variables, saves, there=0):
     free = shutil.disk_usage(args.model_dir).free
     if free < needed:
         options.fail(f'--model-dir {args.model_dir}: {free / 1e6:,.0f} MB are free, up to '
-                     f'{needed / 1e6:,.0f} are needed for {more} checkpoints; --max-to-keep 1 '
-                     'needs the least')
+                     f'{needed / 1e6:,.0f} are needed for {more} checkpoints'
+                     + ('; --max-to-keep 1 needs the least' if args.max_to_keep != 1 else ''))
 
 
-def check_finite(values, what, step, model_dir):
-    """Ends the run where it has run away, before that could be saved."""
+def check_finite(values, what, step, prefix):
+    """Ends the run where it has run away, before that could be saved.
+
+    prefix: of the last checkpoint, or None.
+    """
     if not np.isfinite(values).all():
-        options.fail(f'step {step}: {what} no longer finite; {model_dir} keeps the last '
-                     'checkpoint, begin anew with --recipe best or a smaller --lr')
+        kept = f'{prefix} is kept, ' if prefix else ''
+        options.fail(f'step {step}: {what} no longer finite; {kept}begin anew with --recipe best '
+                     'or a smaller --lr')
 
 
 @contextlib.contextmanager

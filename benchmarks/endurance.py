@@ -3,9 +3,9 @@
     python benchmarks/endurance.py                      32x32, batches of 16, fused; some minutes
     python benchmarks/endurance.py --steps 2000 --train="--recipe best"
 
-Reads them every thousand steps of a train.py that also draws sheets, saves and measures every 500
-steps as it does by default. Exits with 1 where the most of the last third is above the most of the
-first third, for memory by more than GROWTH. Linux only.
+Reads them every thousand steps of a train.py that also draws sheets every 200 steps, saves and
+measures every 500, as it does by default. Exits with 1 where the most of the last third is above
+the most of the first third, for memory by more than GROWTH. Linux only.
 """
 import argparse
 import os

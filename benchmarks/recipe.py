@@ -95,7 +95,7 @@ def evaluate(ckpt, args, raw):
     """What evaluate.py --json writes of a run's folder, or of a generator's prefix."""
     name = f'{"raw" if raw else "averaged"}-{args.num}.json'
     path = os.path.join(ckpt, name) if os.path.isdir(ckpt) else os.path.join(
-        args.out, f'{os.path.basename(ckpt)}-{name}')
+        args.out, f'{args.dataset}-{os.path.basename(ckpt)}-{name}')
     network = ['--inception', args.network]
     if checkpoint.labels_of(checkpoint.find(ckpt))[0]:
         network += ['--labels', args.network]

@@ -103,7 +103,7 @@ def partition(content, folder):
     for ending in ('txt', 'csv'):
         path = write(folder, f'partition_{ending}/list_eval_partition.{ending}', content)
         try:
-            parts = data._partition(os.path.dirname(path))
+            parts, _ = data._partition(os.path.dirname(path))
         except data.DataError as error:
             assert path in str(error)
             return None

@@ -24,6 +24,8 @@ def home(tmp_path_factory):
     light, _, red = labels.T[..., None]
     plain_celeba.write(home, ['Light', 'Noise', 'Red'], labels,
                        np.where(red, (120, 40, 40), (40, 40, 120)) + 90 * light)
+    # The labels of those after a broken photograph must not be its neighbours'.
+    (home / 'datasets' / 'celeba' / 'img_align_celeba' / '000003.jpg').write_bytes(b'')
     run('train.py', *SMALL, '--attributes', 'Red,Light', '--max-steps', 150, '--fused-step',
         '--average', 0.9, cwd=home)
     return home
@@ -81,7 +83,8 @@ def test_latents_that_were_saved_draw_the_same_with_the_same_seed(home):
     run_here('generate.py', '--seed', 5, '--num', 9, '--save-latents', 'five.npy', '--out', 'a',
              cwd=home)
     run_here('generate.py', '--seed', 5, '--latents', 'five.npy', '--out', 'a', cwd=home)
-    assert (pixels(home / 'a' / 'faces_seed5.png') == pixels(home / 'a' / 'faces_five.png')).all()
+    five, again = (pixels(home / 'a' / f'faces_{name}.png') for name in ('seed5', 'five_seed5'))
+    assert (five == again).all()
 
 
 def test_a_generator_passed_on_knows_its_attributes(home):
@@ -90,10 +93,10 @@ def test_a_generator_passed_on_knows_its_attributes(home):
     a, b = (pixels(home / folder / 'faces_seed0.png').astype(int) for folder in 'ab')
     assert np.abs(a - b).max() <= 1     # rounding may differ with the size of the batch
     names, rows = checkpoint.labels_of(str(home / 'passed' / 'dcgan_celeba'))
-    assert names == ['Red', 'Light'] and rows.shape == (256, 2)
+    assert names == ['Red', 'Light'] and rows.shape == (255, 2)
     listed = np.loadtxt(str(home / 'datasets' / 'celeba' / 'list_attr_celeba.txt'), int,
                         skiprows=2, usecols=(3, 1))
-    assert sorted(map(tuple, rows)) == sorted(map(tuple, listed))
+    assert sorted(map(tuple, rows)) == sorted(map(tuple, np.delete(listed, 3, axis=0)))
 
 
 def test_a_network_reads_them_off(home):

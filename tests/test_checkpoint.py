@@ -213,6 +213,21 @@ def test_save_keeps_settings_beside_what_saver_keeps(tmp_path):
     assert checkpoint.find(str(tmp_path)) == prefix
 
 
+def test_of_those_so_far_the_newest_are_kept(tmp_path):
+    def steps():
+        return [step for step, _ in checkpoint.of_run(str(tmp_path), 'dcgan_toy')]
+    with tf.Graph().as_default(), tf.Session() as sess:
+        tf.get_variable('v', [2])
+        sess.run(tf.global_variables_initializer())
+        for step, keep, left in ((1, 0, [1]), (2, 0, [1, 2]), (3, 0, [1, 2, 3]), (9, 5, None),
+                                 (4, 2, [3, 4, 9]), (9, 2, [4, 9])):
+            # A Saver of its own, as each run has.
+            checkpoint.save(sess, tf.train.Saver(), str(tmp_path), 'dcgan_toy', step,
+                            dict(FACTS, step=step), keep)
+            assert left is None or steps() == left
+    assert not (tmp_path / 'dcgan_toy-3.json').exists()
+
+
 def test_the_best_is_kept_beside_what_saver_keeps(tmp_path):
     with tf.Graph().as_default(), tf.Session() as sess:
         step = tf.get_variable('step', [])

@@ -260,10 +260,26 @@ def test_ctrl_c_ends_the_waiting_for_another_one(start_all, started, tmp_path):
         if line.startswith('computes in'):
             break
     second.send_signal(signal.SIGSTOP)
-    time.sleep(3)
+    until_it_waits(first)
     first.send_signal(signal.SIGINT)
     (code, _, err), = ends([first])
     assert code == 130 and err.endswith('interrupted\n')
+
+
+def until_it_waits(process):
+    """Returns when a process has hardly computed for a second."""
+    def used():
+        with open(f'/proc/{process.pid}/stat') as f:
+            return sum(map(int, f.read().rpartition(')')[2].split()[11:13]))     # 1/100 s
+    before, now = -10, used()
+    while now - before >= 10:
+        time.sleep(1)
+        before, now = now, used()
+
+
+def test_on_resume_all_workers_are_told_the_photographs(tmp_path):
+    assert '--resume with --cluster: --dataset says which photographs' in refused_here(
+        'train.py', '--cluster', 'a:1,b:2', '--task', 0, '--resume', cwd=tmp_path)
 
 
 @pytest.mark.parametrize('options, sentence', [

@@ -171,12 +171,13 @@ def test_more_than_one_percent_broken(tmp_path):
     assert len(load(folder, tmp_path).images) == 99
 
 
-def test_a_machine_at_its_limits_is_no_broken_photograph(tmp_path, monkeypatch):
+@pytest.mark.parametrize('number', [errno.EMFILE, errno.EIO])
+def test_a_machine_at_its_limits_is_no_broken_photograph(tmp_path, number):
     source = data.find(str(fill(tmp_path / 'faces', 300)))
 
     def read(name):
-        raise OSError(errno.EMFILE, 'Too many open files')
-    with pytest.raises(OSError, match='Too many open files'):
+        raise OSError(number, os.strerror(number))
+    with pytest.raises(OSError, match=os.strerror(number)):
         data.load(source._replace(read=read), 8, data_dir=str(tmp_path))
     assert os.listdir(str(tmp_path / 'cache')) == []
     assert len(data.load(source, 8, data_dir=str(tmp_path)).images) == 300
@@ -196,6 +197,21 @@ def test_the_cache_is_by_the_list_of_files(tmp_path, monkeypatch, capsys):
     assert 'reading 3 photographs' in capsys.readouterr().err
     assert changed.path != first.path and changed.crc32 != first.crc32
     assert not os.path.exists(first.path)       # of the same folder, but of other files
+    os.chmod(str(folder / 'p001.jpg'), 0o600)       # as one that could not be read before
+    assert load(folder, tmp_path).path != changed.path
+
+
+def test_two_runs_remove_what_is_outdated(tmp_path, monkeypatch):
+    folder = fill(tmp_path / 'faces', 3)
+    first, remove = load(folder, tmp_path), os.remove
+
+    def after_another(path):
+        remove(path)
+        remove(path)
+    monkeypatch.setattr(data.os, 'remove', after_another)
+    photograph(colour=RED).save(str(folder / 'p001.jpg'))
+    assert load(folder, tmp_path).crc32 != first.crc32
+    assert not os.path.exists(first.path)
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'no facts', 'half facts'])
@@ -270,11 +286,13 @@ def test_a_picture_beside_the_zip_does_not_hide_it(tmp_path):
     ('list_eval_partition.txt', 'p000.jpg 0\np001.jpg 1\n\np002.jpg  2\r\np004.jpg 0\n'),
     ('list_eval_partition.csv', 'image_id,partition\np000.jpg,0\np001.jpg,1\np002.jpg,2\n'),
 ])
-def test_celeba_is_trained_on_its_train_part(tmp_path, name, content):
+def test_celeba_is_trained_on_its_train_part(tmp_path, capsys, name, content):
     fill(tmp_path / 'celeba' / 'img_align_celeba', 4)
     (tmp_path / 'celeba' / name).write_text(content)
     found = {part: data.find('celeba', str(tmp_path), part) for part in data.PARTS}
     # What the file leaves out is trained on.
+    assert capsys.readouterr().err == (f'{tmp_path / "celeba" / name}: has no line for 1 of 4 '
+                                       'photographs, which are trained on\n')
     assert {part: source.names for part, source in found.items()} == {
         'train': ['img_align_celeba/p000.jpg', 'img_align_celeba/p003.jpg'],
         'valid': ['img_align_celeba/p001.jpg'], 'test': ['img_align_celeba/p002.jpg']}
@@ -288,6 +306,9 @@ def test_a_part_that_is_not_there_is_named(tmp_path):
     fill(tmp_path / 'celeba', 1)
     (tmp_path / 'celeba' / 'list_eval_partition.txt').write_text('p000.jpg 1\n')
     with pytest.raises(data.DataError, match='none of its 1 photographs is of the part train'):
+        data.find('celeba', str(tmp_path))
+    (tmp_path / 'celeba' / 'list_eval_partition.txt').write_text('')
+    with pytest.raises(data.DataError, match='txt: has no line for any .*, not for p000.jpg'):
         data.find('celeba', str(tmp_path))
     with pytest.raises(data.DataError, match='--dataset toy: has no part valid'):
         data.find('toy', str(tmp_path), 'valid')

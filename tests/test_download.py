@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -18,6 +19,7 @@ import tracemalloc
 import types
 
 import pytest
+import trustme
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -170,6 +172,18 @@ def server():
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def authority(server, monkeypatch):
+    """The server speaks TLS, with a certificate of this authority, which nobody knows."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert('127.0.0.1').configure_cert(context)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.url = server.url.replace('http:', 'https:')
+    monkeypatch.delenv('REQUESTS_CA_BUNDLE', raising=False)
+    return authority
 
 
 @pytest.fixture
@@ -437,6 +451,25 @@ def test_nobody_answers(run, sleeps, data_dir):
         url = f'http://127.0.0.1:{closed.server_port}/'
     assert_refused(run('--url', url), data_dir, url, 'Connection refused', '5 attempts')
     assert len(sleeps) == 4
+
+
+def test_a_certificate_of_nobody_known_is_refused(authority, run, server, sleeps, data_dir):
+    assert_refused(run('--url', server.url), data_dir, server.url, 'certificate verify failed')
+    assert (server.log, sleeps) == ([], [])
+
+
+def test_over_tls_a_broken_connection_and_a_slow_drip_are_resumed(
+        authority, run, server, monkeypatch, tmp_path, data_dir):
+    authority.cert_pem.write_to_path(str(tmp_path / 'authority.pem'))
+    monkeypatch.setenv('REQUESTS_CA_BUNDLE', str(tmp_path / 'authority.pem'))
+    monkeypatch.setattr(download_lfw, 'LOW_SPEED', LOW_SPEED)
+    server.script = [whole(cut=HALF), drip_after(HALF), whole()]
+    code, stdout, _ = run()
+    assert code == 0
+    assert f'downloading from {server.url}/first' in stdout and server.url.startswith('https:')
+    assert 'the server sends too slowly' in stdout
+    assert_complete(data_dir)
+    assert [path for path, _ in requested(server)] == ['/first'] * 3
 
 
 def test_silence_is_a_timeout(run, server, monkeypatch, data_dir):

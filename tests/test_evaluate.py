@@ -136,12 +136,13 @@ def test_the_photographs_are_measured_once(here, monkeypatch):
     assert measured == [20, 20, 20]         # the photographs, others, the samples
     assert evaluated(here, '--num', 20, '--seed', 2) == first
     assert measured[3:] == [20]
-    for name in os.listdir('datasets/cache'):
-        if name.endswith('.npz'):
-            os.truncate(f'datasets/cache/{name}', 1000)
-    measured.clear()
-    assert evaluated(here, '--num', 20, '--seed', 2) == first
-    assert measured == [20, 20, 20]
+    for length in (1000, 0):
+        for name in os.listdir('datasets/cache'):
+            if name.endswith('.npz'):
+                os.truncate(f'datasets/cache/{name}', length)
+        measured.clear()
+        assert evaluated(here, '--num', 20, '--seed', 2) == first
+        assert measured == [20, 20, 20]
     with open('network.pb', 'rb') as f, open(str(here / 'other.pb'), 'wb') as other:
         other.write(f.read() + tf.GraphDef(versions={'producer': 21}).SerializeToString())
     times = []
@@ -256,6 +257,8 @@ def test_the_place_of_the_figures_is_tried_first(here, capsys, monkeypatch):
     (here / 'file').write_text('')
     for path, of in ((here / 'file' / 'figures.json', here / 'file'), (here, here)):
         assert f'error: {of}: ' in refusal(capsys, '--dataset', 'faces', '--json', path)
+    assert '-4.json: is the settings of a checkpoint' in refusal(
+        capsys, '--dataset', 'faces', '--json', 'model/dcgan_faces-4.json')
     made = here / 'new' / 'figures.json'
     assert 'has no fc' in refusal(capsys, '--dataset', 'faces', '--json', made, '--inception',
                                   'network.pb', '--output', 'fc')
@@ -293,6 +296,9 @@ def test_of_a_run_what_is_damaged_is_left_out(here, capsys):
     found = evaluated(here, '--ckpt', here / 'model', '--all', '--num', 20)
     assert [one['step'] for one in found['checkpoints']] == [4]
     assert 'dcgan_faces-2: is damaged' in capsys.readouterr().err
+    os.truncate(str(here / 'model' / 'dcgan_faces-4.data-00000-of-00001'), 1000)
+    assert 'dcgan_faces-4: is damaged' in refusal(capsys, '--ckpt', f'{here / "model"}//', '--all',
+                                                  '--dataset', 'faces')
 
 
 def test_a_network_of_ours_needs_no_names(here):

@@ -19,7 +19,7 @@ import checkpoint
 import train
 import trainer
 from conftest import costly
-from test_programs import TOY, refused, rows, run, started
+from test_programs import TOY, refused, refused_here, rows, run, started
 
 SEEDS = range(int(os.environ.get('RUNS', '1')))
 
@@ -28,8 +28,9 @@ SEEDS = range(int(os.environ.get('RUNS', '1')))
 def command(tmp_path_factory):
     """A run, its photographs decoded once for all tests."""
     return ['train.py', *TOY, '--data-dir', tmp_path_factory.mktemp('datasets'), '--max-steps', 12,
-            '--log-every', 1, '--save-every', 4, '--sample-every', 3, '--augment', 'flip',
-            '--average', 0.9, '--deterministic', '--resume']
+            '--log-every', 1, '--save-every', 4, '--sample-every', 3, '--recipe', 'best',
+            '--fused-step', '--precision', 'auto', '--diffaugment', 'color', '--deterministic',
+            '--resume']
 
 
 @pytest.fixture(scope='module')
@@ -70,7 +71,8 @@ def assert_same_run(home, whole):
                       for folder in (home, whole))
     assert sheets == others
     assert sorted(os.listdir(str(home / 'model'))) == sorted(os.listdir(str(whole / 'model')))
-    assert os.listdir(str(home / 'model' / 'best')) == os.listdir(str(whole / 'model' / 'best'))
+    best, others = (os.listdir(str(folder / 'model' / 'best')) for folder in (home, whole))
+    assert sorted(best) == sorted(others)
 
 
 @costly
@@ -102,9 +104,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(command, whole, tmp_path, seed)
 def test_stopped_at_random_moments_it_saves_and_goes_on(command, whole, tmp_path, seed):
     chance = random.Random(seed)
     stopped = 0
-    for longest in (4, 8):      # seconds; by then it may have ended
-        number, word = chance.choice([(signal.SIGINT, 'interrupted'),
-                                      (signal.SIGTERM, 'terminated')])
+    signals = chance.sample([(signal.SIGINT, 'interrupted'), (signal.SIGTERM, 'terminated')], 2)
+    for longest, (number, word) in zip((4, 8), signals):    # seconds; by then it may have ended
         with started(*command, cwd=tmp_path) as process:
             for line in process.stdout:
                 if line.startswith('checkpoints'):
@@ -252,6 +253,15 @@ def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
         trainer.check_free_space(train.parse(['--model-dir', str(tmp_path)]), variables, 9)
     message = capsys.readouterr().err
     assert f'{tmp_path}: 20 MB are free, up to 28 are needed for 7 checkpoints' in message
+
+
+def test_a_disk_that_is_nearly_full_is_named_before_a_run(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.shutil, 'disk_usage',
+                        lambda folder: shutil._ntuple_diskusage(0, 0, 10 ** 6))
+    # Of 12 steps 3 are saved; the best one, one in the writing.
+    message = refused_here(*command, cwd=tmp_path)
+    assert '--model-dir model: 1 MB are free, up to ' in message
+    assert ' are needed for 5 checkpoints; --max-to-keep 1 needs the least' in message
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
 """What goes beyond the original's graph: averaged weights, penalties, noise, other optimizers."""
+import inspect
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -10,6 +12,7 @@ import ops
 import recording
 import session
 import train
+import trainer
 from checkpoint import AVERAGE
 
 SMALL = {'image_size': 32, 'width': 4}
@@ -40,6 +43,14 @@ def started(p, step=0):
 def variables(p):
     with p.graph.as_default():
         return {v.op.name: v for v in tf.global_variables()}
+
+
+def test_every_setting_of_a_graph_reaches_it():
+    parameters = inspect.signature(graph.build).parameters
+    assert set(trainer.OF_GRAPH) == set(parameters) & set(train.DEFAULTS) - {'workers'}
+    defaults = {key: parameters[key].default for key in trainer.OF_GRAPH}
+    defaults['diffaugment'] = list(defaults['diffaugment'])
+    assert defaults == {key: train.DEFAULTS[key] for key in trainer.OF_GRAPH}
 
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])

@@ -33,6 +33,15 @@ def test_d_that_has_won_is_told_once(records, capsys):
     assert sentence.startswith('step 1')
 
 
+def test_a_critic_tells_no_probabilities(tmp_path, capsys):
+    records = log.Log(tf, str(tmp_path), 0, 100, 10, 64, critic=True)
+    records.line = ''
+    for step in range(1, 60):
+        records.losses(step, -3.0, 5.0, -2.0, -5.0)
+    records.close()
+    assert lines(capsys) == []
+
+
 def test_a_fair_game_is_not_warned_of(records, capsys):
     for step in range(1, 60):
         records.losses(step, 0.4, 7.0, 0.9, 0.1)

@@ -12,15 +12,15 @@ with open(golden.PATH) as f:
 REAL, FAKE = golden.features()
 
 
-# against other implementations: tolerances are about thrice what was seen
+# against other implementations: tolerances are some times what was seen, golden/README.md has it
 
 def test_fid_is_that_of_torch_fidelity():
     found = metrics.fid(metrics.statistics(REAL), metrics.statistics(FAKE))
-    assert found == pytest.approx(FIGURES['fid'], rel=1e-9)
+    assert found == pytest.approx(FIGURES['fid'], rel=1e-11)
 
 
 def test_kid_is_that_of_torch_fidelity():
-    assert metrics.kid(REAL, FAKE, **golden.KID) == pytest.approx(FIGURES['kid'], rel=1e-6)
+    assert metrics.kid(REAL, FAKE, **golden.KID) == pytest.approx(FIGURES['kid'], rel=5e-8)
 
 
 @pytest.mark.parametrize('name', ['precision_recall', 'precision_recall_prdc'])

@@ -6,6 +6,8 @@ import importlib.util
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -192,6 +194,12 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(home, toy, tmp_path):
     assert [r['step'] for r in table] == ['2', '4', '6', '8']
 
 
+def test_of_more_checkpoints_than_are_to_be_kept_the_newest_stay(home, toy, tmp_path):
+    shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
+    run('train.py', *toy, '--max-steps', 8, '--max-to-keep', 1, '--resume', cwd=tmp_path)
+    assert [step for step, _ in checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')] == [8]
+
+
 @pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
 def test_a_fused_run_in_bfloat16_resumes_with_both(toy, tmp_path):
     fast = [*toy, '--log-every', 1, '--g-steps', 2]
@@ -227,13 +235,16 @@ def test_averaged_weights_draw_unless_raw_is_asked_for(toy, tmp_path):
         text, _ = run_here('generate.py', '--ckpt', prefix, '--out', out, '--num', 4, *raw,
                            '--save-generator', os.path.join(out, 'dcgan'), cwd=tmp_path)
         assert ('averaged weights' in text) == (not raw)
-        drawn[out] = pixels(tmp_path / out / 'faces_seed0.png').astype(int)
+        name = 'faces_seed0' + raw[0].replace('--', '_') if raw else 'faces_seed0'
+        drawn[out] = pixels(tmp_path / out / f'{name}.png').astype(int)
     assert np.abs(drawn['averaged'] - drawn['raw']).max() > 0
     # Passed on, it has the plain names and draws the same.
     again, _ = run_here('generate.py', '--ckpt', os.path.join('averaged', 'dcgan'), '--out',
                         'again', '--num', 4, cwd=tmp_path)
-    assert 'averaged weights' not in again
+    assert 'averaged weights' in again
     assert (pixels(tmp_path / 'again' / 'faces_seed0.png') == drawn['averaged']).all()
+    assert 'dcgan: holds averaged weights alone, --raw has none to draw with' in refused_here(
+        'generate.py', '--ckpt', os.path.join('averaged', 'dcgan'), '--raw', cwd=tmp_path)
 
 
 @pytest.mark.parametrize('option, value, saved', [
@@ -265,17 +276,31 @@ def test_what_a_run_had_not_is_named_on_resume(home, options, message):
     (['--loss', 'wgan-gp', '--norm-d', 'scaled'], '--gradient-penalty 10.0: goes with --norm-d'),
     (['--condition', 'maps'], '--condition maps: goes with --attributes'),
     (['--augment-crop', '2'], '--augment-crop 2: goes with --augment crop'),
+    (['--loss', 'wgan', '--recipe', 'best'], '--clip 0.01: goes without --spectral-norm'),
     (['--sync-batch-norm'], '--sync-batch-norm: goes with --cluster')])
 def test_what_does_not_go_together_is_refused(tmp_path, options, message):
     assert message in refused_here('train.py', *TOY, *options, '--dry-run', cwd=tmp_path)
 
 
-@pytest.mark.parametrize('options, norm', [
-    ([], 'batch'), (['--loss', 'wgan'], 'scaled'), (['--loss', 'wgan-gp'], 'none'),
-    (['--loss', 'wgan', '--norm-d', 'batch'], 'batch')])
-def test_a_loss_brings_its_settings(tmp_path, options, norm):
-    out, _ = run_here('train.py', *TOY, *options, '--dry-run', cwd=tmp_path)
-    assert f'norm_d           {norm}\n' in out
+@pytest.mark.parametrize('loss', train.LOSSES)
+def test_a_loss_brings_what_the_readme_says(tmp_path, loss):
+    with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as f:
+        row, = re.findall(rf'^\| `{loss}` \|.*\| `(--.*)` \|$', f.read(), re.MULTILINE)
+    said = {key: value for key, value in vars(train.parse(shlex.split(row))).items()
+            if key in train.DEFAULTS and key != 'workers' and value is not None}
+    assert set(said) >= set(train.LOSSES[loss]) and len(said) >= 4
+    out, _ = run_here('train.py', *TOY, '--loss', loss, '--dry-run', cwd=tmp_path)
+    shown = dict(line.split(None, 1) for line in out.splitlines() if ' ' in line)
+    assert {key: shown[key] for key in said} == {key: str(value) for key, value in said.items()}
+    out, _ = run_here('train.py', *TOY, '--loss', loss, '--lr', 0.5, '--dry-run', cwd=tmp_path)
+    assert 'lr               0.5\n' in out
+
+
+def test_a_critic_takes_five_batches_a_step(toy, tmp_path):
+    out, err = run('train.py', *toy, '--loss', 'wgan-gp', '--max-steps', 1, cwd=tmp_path)
+    assert 'photographs      4,000 of toy: 50 steps an epoch\n' in out and not err
+    facts = json.loads((tmp_path / 'model' / 'dcgan_toy-1.json').read_text())
+    assert (facts['images'], facts['settings']['loss']) == (5 * 16, 'wgan-gp')
 
 
 def test_resume_finds_the_one_run_there_is(home, tmp_path):
@@ -329,7 +354,9 @@ def test_the_best_alone_is_not_taken_for_nothing(home, toy, tmp_path):
     assert 'step 8/8' in out
 
 
-def test_a_run_that_ran_away_is_not_saved(home, toy, tmp_path):
+@pytest.mark.parametrize('variable, what', [
+    ('generator/g/bias:', 'the loss is'), ('generator/BatchNorm/moving_mean:', 'its images are')])
+def test_a_run_that_ran_away_is_not_saved(home, toy, tmp_path, variable, what):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     prefix = str(tmp_path / 'model' / 'dcgan_toy-6')
     with tf.Graph().as_default(), tf.Session() as sess:
@@ -337,19 +364,20 @@ def test_a_run_that_ran_away_is_not_saved(home, toy, tmp_path):
             tf.get_variable(name, shape)
         saver = tf.train.Saver()
         saver.restore(sess, prefix)
-        sess.run([v.assign(v * float('nan')) for v in tf.global_variables('generator/g/bias:')])
+        sess.run([v.assign(v * float('nan')) for v in tf.global_variables(variable)])
         saver.save(sess, prefix, write_meta_graph=False)
     _, err = run('train.py', *toy, '--max-steps', 7, '--resume', cwd=tmp_path, code=2)
-    assert 'step 7: the loss is no longer finite; model keeps the last checkpoint' in err
+    kept = os.path.join('model', 'dcgan_toy-6')
+    assert f'step 7: {what} no longer finite; {kept} is kept, begin anew with ' in err
     assert [step for step, _ in checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')] == [4, 6]
 
 
 def test_what_is_not_finite_ends_a_run(capsys):
-    trainer.check_finite(np.ones(3), 'its images are', 8, 'model')
+    trainer.check_finite(np.ones(3), 'the loss is', 1, None)
     with pytest.raises(SystemExit) as stop:
-        trainer.check_finite(np.array([1, np.inf]), 'its images are', 8, 'model')
+        trainer.check_finite(np.array([1, np.inf]), 'the loss is', 1, None)
     assert stop.value.code == 2
-    assert 'step 8: its images are no longer finite' in capsys.readouterr().err
+    assert 'step 1: the loss is no longer finite; begin anew with ' in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_its_settings_is_not_used(home, tmp_path):
@@ -366,7 +394,9 @@ def test_a_checkpoint_without_its_settings_is_not_used(home, tmp_path):
 
 
 @pytest.mark.parametrize('key, value', [
-    ('loss', ['gan']), ('lr_d', 'fast'), ('augment', 'flip'), ('image_size', None)])
+    ('loss', ['gan']), ('lr_d', 'fast'), ('augment', 'flip'), ('image_size', None),
+    ('loss', 'hinge'), ('optimizer', 'sgd'), ('condition', 'x'), ('image_size', 50),
+    ('augment', ['flop']), ('attributes', [1])])
 def test_settings_that_no_run_has_are_named(capsys, key, value):
     saved = dict(train.DEFAULTS, **{key: value})
     with pytest.raises(SystemExit) as stop:
@@ -422,10 +452,10 @@ def test_lfw_is_fetched_where_it_is_missing(tmp_path, monkeypatch, capsys):
     assert called == [[sys.executable, os.path.join(ROOT, 'download_lfw.py'), '--data-dir',
                        str(tmp_path)]]
     assert 'holds 1 of the 13,233 photographs' in capsys.readouterr().out
-    monkeypatch.setattr(train.subprocess, 'call', lambda command: 2)
+    monkeypatch.setattr(train.subprocess, 'call', lambda command: 130)
     with pytest.raises(SystemExit) as stop:
         train.main(['--data-dir', str(tmp_path / 'none')])      # it is the default
-    assert stop.value.code == 2
+    assert stop.value.code == 130
 
 
 def test_a_checkpoint_of_another_size_is_named_on_resume(home, tmp_path):

@@ -24,7 +24,7 @@ import export
 import pictures
 import sampler
 from conftest import ROOT
-from test_export import NAMES, asked, missing  # noqa: F401  a fixture
+from test_export import NAMES, OLD, asked  # noqa: F401  a fixture
 from test_programs import TINY
 
 WEB = os.path.join(ROOT, 'web')
@@ -32,7 +32,7 @@ PAGE = ['index.html', 'style.css', 'app.js', 'random.js']
 VENDOR = os.environ.get('ONNXRUNTIME_WEB', os.path.join(WEB, 'vendor'))
 NODE = shutil.which('node')
 LACKS = [reason for lack, reason in [
-    (missing('onnx', 'onnxruntime'), 'onnx is not installed'),
+    (OLD, 'no onnx for Python 3.7'),
     (not (chromium.CHROMIUM and chromium.DRIVER), 'no chromium and chromedriver'),
     (not os.path.exists(os.path.join(VENDOR, 'onnxruntime.wasm')),
      f'{VENDOR} is missing; python web/vendor.py makes it')] if lack]
