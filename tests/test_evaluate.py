@@ -296,6 +296,7 @@ def test_of_a_run_what_is_damaged_is_left_out(here, capsys):
     found = evaluated(here, '--ckpt', here / 'model', '--all', '--num', 20)
     assert [one['step'] for one in found['checkpoints']] == [4]
     assert 'dcgan_faces-2: is damaged' in capsys.readouterr().err
+    os.remove(str(here / 'model' / 'dcgan_faces-2.index'))
     os.truncate(str(here / 'model' / 'dcgan_faces-4.data-00000-of-00001'), 1000)
     assert 'dcgan_faces-4: is damaged' in refusal(capsys, '--ckpt', f'{here / "model"}//', '--all',
                                                   '--dataset', 'faces')
