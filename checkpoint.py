@@ -64,6 +64,7 @@ def find(path):
         if os.path.exists(prefix + '.index'):
             raise CheckpointError(f'{prefix}: its data file is missing')
         raise CheckpointError(f'{path}: no checkpoint there (looked for {prefix}.index)')
+    path = path.rstrip(os.sep) or os.sep        # TensorFlow 1.15 finds nothing beyond a double one
     candidates = _recorded(path) + _by_time(path)
     for prefix in candidates:
         if _is_complete(prefix):
