@@ -420,6 +420,7 @@ def _write_array(source, path, image_size, crop):
                 return square(image, image_size, crop)
         except Exception as error:      # whatever a file makes Pillow raise, it is that file's
             if getattr(error, 'errno', None) in EXHAUSTED:
+                error.filename = error.filename or name     # what fails in reading names no file
                 raise
             return f'{type(error).__name__}: {error}'
 
