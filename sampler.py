@@ -33,7 +33,8 @@ class Sampler:
         if passed_on and raw:
             raise checkpoint.CheckpointError(f'{prefix}: holds averaged weights alone, --raw has '
                                              'none to draw with')
-        self.averaged = passed_on or averaged and not raw
+        averaged = averaged and not raw
+        self.averaged = averaged or passed_on
         fast_for = 'float32' if session.has_onednn() and not plain else None
         with tf.Graph().as_default() as graph, ops.fast_convolutions(fast_for):
             sizes = {'noise': self.z_dim}
@@ -44,7 +45,7 @@ class Sampler:
             self.g = models.generator(self.inputs['noise'], is_training=False,
                                       image_size=self.image_size, width=width,
                                       labels=self.inputs.get('labels'))
-            variables = checkpoint.by_name(tf.global_variables(), averaged and not raw)
+            variables = checkpoint.by_name(tf.global_variables(), averaged)
             loader, self.saver = tf.train.Saver(variables), tf.train.Saver()
         self.sess = session.open_session(graph)
         checkpoint.restore(self.sess, loader, prefix, variables)

@@ -317,6 +317,12 @@ def test_resume_finds_the_one_run_there_is(home, tmp_path):
     run_here('train.py', '--resume', '--dry-run', '--dataset', 'toy', cwd=tmp_path)
 
 
+@pytest.mark.parametrize('text, names', [
+    ('none', []), ('', []), (' flip , crop,flip', ['flip', 'crop'])])
+def test_lists_are_taken_as_they_are_shown(text, names):
+    assert train.parse([f'--augment={text} ']).augment == names
+
+
 def test_a_recipe_is_settings_in_a_word(tmp_path):
     out, _ = run_here('train.py', '--dataset', 'toy', '--recipe', 'best', '--average', 0.5,
                       '--dry-run', cwd=tmp_path)
