@@ -12,11 +12,11 @@ with open(golden.PATH) as f:
 REAL, FAKE = golden.features()
 
 
-# against other implementations: tolerances are two to four times what was seen
+# against other implementations: tolerances are two to four times what was seen, FID's ten
 
 def test_fid_is_that_of_torch_fidelity():
     found = metrics.fid(metrics.statistics(REAL), metrics.statistics(FAKE))
-    assert found == pytest.approx(FIGURES['fid'], rel=1e-12)
+    assert found == pytest.approx(FIGURES['fid'], rel=3e-12)    # LAPACK's rounding
 
 
 def test_kid_is_that_of_torch_fidelity():
