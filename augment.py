@@ -34,11 +34,15 @@ def rotate(images, rng, degrees):
     from_y, from_x = np.clip(from_y, 0, height - 1), np.clip(from_x, 0, width - 1)
     top = np.minimum(from_y.astype(int), height - 2)
     left = np.minimum(from_x.astype(int), width - 2)
-    v, h = ((part[..., None]).astype(np.float32) for part in (from_y - top, from_x - left))
-    image = np.arange(count)[:, None, None]
-    upper = images[image, top, left] * (1 - h) + images[image, top, left + 1] * h
-    lower = images[image, top + 1, left] * (1 - h) + images[image, top + 1, left + 1] * h
-    return np.rint(upper * (1 - v) + lower * v).astype(np.uint8)
+    v, h = (part.astype(np.float32) for part in (from_y - top, from_x - left))
+    place = (np.arange(count)[:, None, None] * height + top) * width + left
+    turned = np.empty_like(images)
+    for channel in range(3):            # whole planes: numpy is slow along an axis of three
+        plane = images[..., channel].astype(np.float32).ravel()
+        upper = plane[place] * (1 - h) + plane[place + 1] * h
+        lower = plane[place + width] * (1 - h) + plane[place + width + 1] * h
+        turned[..., channel] = np.rint(upper * (1 - v) + lower * v)
+    return turned
 
 
 def color(images, rng, strength):

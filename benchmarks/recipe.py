@@ -4,13 +4,15 @@
     python benchmarks/recipe.py --dataset lfw --only g-steps-2 seed-1 --network model/labels.pb
     python benchmarks/recipe.py --dataset celeba --only projection maps --network model/labels.pb
     python benchmarks/recipe.py --images 499200 --only original --beside model/dcgan_lfw
+    python benchmarks/recipe.py --photographs 1000 --only original diffaugment
 
 What was run before is not run again, so that it can be stopped at any time and called with more
 --only. The table, in Markdown, is of all whole runs in --out on that set and of that length: for
 each the figures of evaluate.py with averaged weights and with the weights themselves, and the loss
 of D over its last 100 rows. Of models that know attributes it also has how often these are read on
 the faces as they were asked for. A generator that --beside names has a row too. --sheet draws the
-first faces of each, a row a run, with --raw two.
+first faces of each, a row a run, with --raw two. --photographs trains on so many of the set alone;
+measured it is by the whole set all the same.
 """
 import argparse
 import csv
@@ -25,6 +27,7 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import checkpoint  # noqa: E402
+import data  # noqa: E402
 import pictures  # noqa: E402
 import sampler  # noqa: E402
 import session  # noqa: E402
@@ -42,6 +45,9 @@ CHANGES = {
     'spectral-norm': {'spectral-norm': True},
     'lr-d-0.00005': {'lr-d': 0.00005},
     'diffaugment': {'diffaugment': 'color,translation,cutout'},
+    'color': {'diffaugment': 'color'},
+    'translation': {'diffaugment': 'translation'},
+    'cutout': {'diffaugment': 'cutout'},
     'no-flips': {'augment': ''},
     'normal': {'init': 'normal'},
     'smooth-0.1': {'smooth': 0.1},
@@ -64,8 +70,31 @@ def options_of(change):
     return given
 
 
+def name_of_set(args):
+    return f'{args.dataset}_{args.photographs}' if args.photographs else args.dataset
+
+
+def trained_on(args):
+    """What train.py is given as --dataset, with its crop: the set, or a folder of links to some.
+
+    These are taken at equal distances from the set's own order, in which one person's stand side
+    by side.
+    """
+    if not args.photographs:
+        return ['--dataset', args.dataset]
+    source = data.find(args.dataset, args.data_dir)
+    folder = os.path.join(args.out, name_of_set(args))
+    os.makedirs(folder, exist_ok=True)
+    for number in range(args.photographs):
+        name = source.names[number * len(source.names) // args.photographs]
+        link = os.path.join(folder, os.path.basename(name))
+        if not os.path.lexists(link):
+            os.symlink(os.path.abspath(os.path.join(source.folder, name)), link)
+    return ['--dataset', folder, '--crop', str(source.crop)]
+
+
 def folder_of(change, args):
-    return os.path.join(args.out, f'{args.dataset}-{args.images}-{change}')
+    return os.path.join(args.out, f'{name_of_set(args)}-{args.images}-{change}')
 
 
 def steps_of(change, args):
@@ -75,7 +104,7 @@ def steps_of(change, args):
 
 
 def is_whole(change, args):
-    last = f'dcgan_{args.dataset}-{steps_of(change, args)}.index'
+    last = f'dcgan_{name_of_set(args)}-{steps_of(change, args)}.index'
     return os.path.exists(os.path.join(folder_of(change, args), last))
 
 
@@ -84,7 +113,7 @@ def run(change, args):
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, 'train.log'), 'a') as log:
         subprocess.check_call(
-            [sys.executable, os.path.join(ROOT, 'train.py'), '--dataset', args.dataset,
+            [sys.executable, os.path.join(ROOT, 'train.py'), *trained_on(args),
              '--data-dir', args.data_dir, '--model-dir', folder,
              '--samples-dir', os.path.join(folder, 'samples'), '--max-steps', str(steps),
              '--save-every', str(steps // 4), '--sample-every', str(steps // 4), '--resume']
@@ -172,6 +201,8 @@ def main():
     parser.add_argument('--dataset', default='lfw')
     parser.add_argument('--data-dir', default='datasets')
     parser.add_argument('--images', type=int, default=60000, help='that each run sees')
+    parser.add_argument('--photographs', type=int, metavar='N',
+                        help='train on N of the set, which then has to lie unpacked (all)')
     parser.add_argument('--num', type=int, default=2000, help='images that measure it')
     parser.add_argument('--network', help='frozen graph that classify.py wrote')
     parser.add_argument('--only', nargs='+', choices=CHANGES, metavar='NAME',
