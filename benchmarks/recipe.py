@@ -4,7 +4,7 @@
     python benchmarks/recipe.py --dataset lfw --only g-steps-2 seed-1 --network model/labels.pb
     python benchmarks/recipe.py --dataset celeba --only projection maps --network model/labels.pb
     python benchmarks/recipe.py --images 499200 --only original --beside model/dcgan_lfw
-    python benchmarks/recipe.py --photographs 1000 --only original diffaugment
+    python benchmarks/recipe.py --photographs 100 --image-size 32 --only original translation
 
 What was run before is not run again, so that it can be stopped at any time and called with more
 --only. The table, in Markdown, is of all whole runs in --out on that set and of that length: for
@@ -94,7 +94,8 @@ def trained_on(args):
 
 
 def folder_of(change, args):
-    return os.path.join(args.out, f'{name_of_set(args)}-{args.images}-{change}')
+    size = '' if args.image_size == 64 else f'{args.image_size}px-'
+    return os.path.join(args.out, f'{name_of_set(args)}-{args.images}-{size}{change}')
 
 
 def steps_of(change, args):
@@ -114,8 +115,9 @@ def run(change, args):
     with open(os.path.join(folder, 'train.log'), 'a') as log:
         subprocess.check_call(
             [sys.executable, os.path.join(ROOT, 'train.py'), *trained_on(args),
-             '--data-dir', args.data_dir, '--model-dir', folder,
-             '--samples-dir', os.path.join(folder, 'samples'), '--max-steps', str(steps),
+             '--data-dir', args.data_dir, '--image-size', str(args.image_size),
+             '--model-dir', folder, '--samples-dir', os.path.join(folder, 'samples'),
+             '--max-steps', str(steps),
              '--save-every', str(steps // 4), '--sample-every', str(steps // 4), '--resume']
             + options_of(change), stdout=log, stderr=subprocess.STDOUT)
 
@@ -203,6 +205,7 @@ def main():
     parser.add_argument('--images', type=int, default=60000, help='that each run sees')
     parser.add_argument('--photographs', type=int, metavar='N',
                         help='train on N of the set, which then has to lie unpacked (all)')
+    parser.add_argument('--image-size', type=int, default=64)
     parser.add_argument('--num', type=int, default=2000, help='images that measure it')
     parser.add_argument('--network', help='frozen graph that classify.py wrote')
     parser.add_argument('--only', nargs='+', choices=CHANGES, metavar='NAME',
