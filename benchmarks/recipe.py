@@ -48,6 +48,7 @@ CHANGES = {
     'color': {'diffaugment': 'color'},
     'translation': {'diffaugment': 'translation'},
     'cutout': {'diffaugment': 'cutout'},
+    'translation-spectral-norm': {'diffaugment': 'translation', 'spectral-norm': True},
     'no-flips': {'augment': ''},
     'normal': {'init': 'normal'},
     'smooth-0.1': {'smooth': 0.1},

@@ -46,6 +46,8 @@ def test_rotate_by_known_angles():
     assert (out[1] == np.rot90(square[1], -1)).all() or (out[1] == np.rot90(square[1])).all()
     assert (out[2] == square[2][::-1, ::-1]).all()
     assert (out[3][4, 4] == square[3][4, 4]).all() and (out[3] != square[3]).any()
+    wide = augment.rotate(IMAGES, Chosen([0, 180, 0, 180]), 180)
+    assert (wide[::2] == IMAGES[::2]).all() and (wide[1::2] == IMAGES[1::2, ::-1, ::-1]).all()
     ramp = np.tile(np.arange(0, 90, 10, dtype=np.uint8)[None, :, None], [9, 1, 3])[None]
     turned = augment.rotate(ramp, Chosen([10]), 10)[0].astype(float)
     # On a ramp bilinear is exact: so many levels a pixel along and across.
