@@ -5,7 +5,7 @@
 
 The steps are those of train.py --fused-step --precision auto, whose next batch is made by another
 thread while one runs; the configurations take turns, a few steps each, for several rounds. `made`
-is how many photographs a second that thread alone would augment and scale, on one core. `waited`
+is how many photographs a second are augmented and scaled while nothing is trained. `waited`
 is the share of the time that the steps waited for it: what is above zero is a bottleneck. Medians.
 """
 import argparse

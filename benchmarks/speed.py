@@ -39,7 +39,6 @@ def flop_of(size):
             + 2 * sum(forward))                         # updated D: forward, input gradient
 
 
-
 # this project
 
 def dcgan(precision, size, fused, fast):
