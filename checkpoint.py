@@ -12,14 +12,18 @@ import contextlib
 import filecmp
 import glob
 import json
+import math
 import os
+import pathlib
 import re
 import shutil
 import socket
-import tempfile
 import uuid
 
 import numpy as np
+
+from dcgan import files
+from dcgan.files import write_json
 
 try:
     import fcntl
@@ -31,10 +35,6 @@ FORMAT = 1              # of <prefix>.json; a change that an older program can't
 LOCK = '.lock'          # file in a folder that a run trains into
 BEST = 'best'           # folder beside a run's checkpoints that keeps the best one
 STEP = re.compile(r'-(\d+)$')
-FACTS = {                                           # what <prefix>.json holds at least
-    ('settings', 'dataset'): str, ('settings', 'crop'): int, ('step',): int,
-    ('epoch',): (int, float), ('data', 'dataset'): str, ('data', 'photographs'): int,
-    ('data', 'crc32'): int}
 AVERAGE = '/ExponentialMovingAverage'     # what tf.train.ExponentialMovingAverage adds to a name
 RECORDED = re.compile(r'^(?:all_)?model_checkpoint_paths?: "(?:.*/)?([^"/]+)"$', re.MULTILINE)
 
@@ -58,13 +58,15 @@ def find(path):
     if not os.path.isdir(path):
         if path.endswith(os.sep):
             raise CheckpointError(f'{path}: no such folder')
-        prefix = FILE_ENDINGS.sub('', path)
+        prefix = normalized(FILE_ENDINGS.sub('', path))
+        files.finish_replacing(os.path.dirname(prefix) or '.')
         if _is_complete(prefix):
             return prefix
         if os.path.exists(prefix + '.index'):
             raise CheckpointError(f'{prefix}: its data file is missing')
         raise CheckpointError(f'{path}: no checkpoint there (looked for {prefix}.index)')
-    path = path.rstrip(os.sep) or os.sep        # TensorFlow 1.15 finds nothing beyond a double one
+    path = normalized(path)
+    files.finish_replacing(path)
     candidates = _recorded(path) + _by_time(path)
     for prefix in candidates:
         if _is_complete(prefix):
@@ -72,6 +74,14 @@ def find(path):
     if candidates:
         raise CheckpointError(f'{candidates[0]}: its data file is missing')
     raise CheckpointError(f'{path}: no checkpoint in this folder (looked for *.index)')
+
+
+def normalized(path):
+    """A path without `.` parts and double slashes; TensorFlow 1.15 finds nothing beyond these.
+
+    `..` stays: behind a link it is not what it looks like.
+    """
+    return str(pathlib.PurePath(path))
 
 
 def of_run(folder, name):
@@ -130,8 +140,10 @@ def _prefixes(folder):
 
 
 def _files(prefix):
-    return [path for path in glob.glob(glob.escape(prefix) + '.*')
-            if FILE_ENDINGS.sub('', path) == prefix]
+    """Names, without the folder, of the files that a checkpoint consists of."""
+    folder, name = os.path.split(prefix)
+    return [file for file in os.listdir(folder or '.')
+            if FILE_ENDINGS.search(file) and FILE_ENDINGS.sub('', file) == name]
 
 
 def _is_complete(prefix):
@@ -141,6 +153,34 @@ def _is_complete(prefix):
 
 
 # what is in it
+
+def _number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _whole(low):
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _text(value):
+    return isinstance(value, str) and value != ''
+
+
+def _end(value):
+    ends = [value.get('epochs'), value.get('max_steps')] if isinstance(value, dict) else []
+    return any(ends) and all(end is None or _whole(1)(end) for end in ends)
+
+
+# What <prefix>.json holds: always, and what older versions or other programs may leave out.
+REQUIRED = {
+    ('settings', 'dataset'): _text, ('settings', 'crop'): _whole(0), ('step',): _whole(0),
+    ('epoch',): lambda value: _number(value) and value >= 0, ('data', 'dataset'): _text,
+    ('data', 'photographs'): _whole(1), ('data', 'crc32'): _whole(0)}
+OPTIONAL = {
+    ('run',): _text, ('end',): _end, ('computed_in',): _text, ('figures', 'swd'): _number,
+    ('averaged',): lambda value: isinstance(value, bool),
+    ('schedule',): lambda value: isinstance(value, dict)}
+
 
 def settings(prefix):
     """What was written beside the checkpoint, {} where nothing was (the original program's)."""
@@ -154,9 +194,13 @@ def settings(prefix):
     if isinstance(facts, dict) and facts.get('format', FORMAT) != FORMAT:
         raise CheckpointError(f'{prefix}.json is of format {facts["format"]}, from another version '
                               f'of this program, which knows {FORMAT}')
-    if not isinstance(facts, dict) or any(
-            not isinstance(_at(facts, *where), types) for where, types in FACTS.items()):
+    if not isinstance(facts, dict) or not any(_at(facts, *where) for where in REQUIRED):
         raise CheckpointError(f'{prefix}.json holds no settings of this program')
+    for where, is_right in [*REQUIRED.items(), *OPTIONAL.items()]:
+        value = _at(facts, *where)
+        if not is_right(value) and (value is not None or where in REQUIRED):
+            raise CheckpointError(f'{prefix}.json: {" ".join(where)} is {value!r}, as no run has '
+                                  'it')
     return facts
 
 
@@ -254,14 +298,22 @@ def lock(folder):
             return
 
 
-def remove_remains(folder, name):
-    """Removes what a run <name> that was killed while it saved has left in its folder and BEST."""
-    left = re.compile(re.escape(name) + r'-\d+\.(json\.part|(index|data-\d{5}-of-\d{5})'
-                      r'\.tempstate\d+)')
+def remove_leftovers(folder, name):
+    """Removes what a run <name> that was killed while it saved has left in its folder and BEST.
+
+    That is what was half written, and files of a checkpoint whose index is not there.
+    """
+    of_step = re.compile(re.escape(name) + r'-\d+')
+    half_written = re.compile(r'(.*)\.(json\.part|(index|data-\d{5}-of-\d{5})\.tempstate\d+)')
     for place in (folder, os.path.join(folder, BEST)):
+        files.finish_replacing(place)
         for file in os.listdir(place) if os.path.isdir(place) else []:
-            if left.fullmatch(file):
-                os.remove(os.path.join(place, file))
+            half = half_written.fullmatch(file)
+            stem = half.group(1) if half else FILE_ENDINGS.sub('', file)
+            path = os.path.join(place, file)
+            if of_step.fullmatch(stem) and (half or FILE_ENDINGS.search(file) and not is_one(
+                    os.path.join(place, stem))):
+                os.remove(path)
 
 
 def save(session, saver, folder, name, step, facts, keep=0):
@@ -280,20 +332,25 @@ def save(session, saver, folder, name, step, facts, keep=0):
     except (tf.errors.OpError, ValueError) as error:
         raise CheckpointError(f'{prefix}: can\'t be written ({first_line(error)})') from error
     # Saver removes one at a save, so those of a run that kept more would stay, and leaves settings.
-    so_far = [path for at, path in of_run(folder, name) if at <= step]
-    for path in so_far[:-keep] if keep else []:
+    for path in outnumbered(folder, name, step, keep):
         for file in sorted(_files(path), key=lambda file: not file.endswith('.index')):
-            os.remove(file)
+            os.remove(os.path.join(folder, file))
     for file in os.listdir(folder):
         of_step = re.fullmatch(re.escape(name) + r'-\d+\.json', file)
         path = os.path.join(folder, file)
-        if of_step and not os.path.exists(path[:-len('.json')] + '.index'):
+        if of_step and not is_one(path[:-len('.json')]):
             os.remove(path)
     return prefix
 
 
-def note_figures(prefix, name, figures):
-    """Adds figures, a dict with `swd`, to the settings of checkpoint <prefix> of run <name>.
+def outnumbered(folder, name, step, keep):
+    """Prefixes of a run's checkpoints up to a step that go where `keep` of them stay, 0: all."""
+    so_far = [path for at, path in of_run(folder, name) if at <= step]
+    return so_far[:-keep] if keep else []
+
+
+def record_metrics(prefix, name, figures):
+    """Adds figures, a dict with `swd`, to the metadata of checkpoint <prefix> of run <name>.
 
     If none in the folder BEST beside it has a smaller `swd`, it is first kept there: its files are
     linked where the file system can, and take no room until Saver removes its own.
@@ -311,25 +368,23 @@ def _keep_best(prefix, name, facts):
         path + '.index', prefix + '.index', shallow=False)]
     if any(_is_as_good(path, facts['figures']['swd']) for path in others):
         return
-    os.makedirs(folder, exist_ok=True)
-    # What goes on from a copy of it is another run, with records of its own.
-    write_json(best + '.json', dict(facts, run=uuid.uuid4().hex))
-    # The index last: only with it the others are a checkpoint.
-    files = [path for path in _files(prefix) if not path.endswith('.json')]
-    for path in sorted(files, key=lambda path: path.endswith('.index')):
-        target = os.path.join(folder, os.path.basename(path))
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(target)
-        try:
-            os.link(path, target)
-        except OSError:
-            shutil.copyfile(path, target)
-    # All of the others, also of one that a killed run had begun to remove; the index first.
-    of_the_run = re.compile(re.escape(name) + r'-\d+')
-    for file in sorted(os.listdir(folder), key=lambda file: not file.endswith('.index')):
-        other = FILE_ENDINGS.sub('', file)
-        if of_the_run.fullmatch(other) and other != os.path.basename(prefix):
-            os.remove(os.path.join(folder, file))
+
+    def before():
+        of_step = re.compile(re.escape(name) + r'-\d+')
+        return [file for file in os.listdir(folder)
+                if FILE_ENDINGS.search(file) and of_step.fullmatch(FILE_ENDINGS.sub('', file))]
+
+    with files.replacing(best, removed=before) as staged:
+        for file in _files(prefix):
+            if file.endswith('.json'):
+                # What goes on from a copy of it is another run, with records of its own.
+                write_json(os.path.join(staged, file), dict(facts, run=uuid.uuid4().hex))
+                continue
+            source = os.path.join(os.path.dirname(prefix), file)
+            try:
+                os.link(source, os.path.join(staged, file))
+            except OSError:
+                shutil.copyfile(source, os.path.join(staged, file))
 
 
 def _is_as_good(prefix, swd):
@@ -365,32 +420,16 @@ def save_generator(session, saver, prefix, of, averaged):
     before goes only when the new one is whole.
     """
     import tensorflow.compat.v1 as tf
-    folder, facts = os.path.dirname(prefix) or '.', settings(of)
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix='.generator-', dir=folder) as beside:
-        made = os.path.join(beside, os.path.basename(prefix))
+    facts = settings(of)
+    with files.replacing(prefix, removed=lambda: _files(prefix)) as folder:
+        staged = os.path.join(folder, os.path.basename(prefix))
         try:
-            saver.save(session, made, write_meta_graph=False, write_state=False)
+            saver.save(session, staged, write_meta_graph=False, write_state=False)
             if facts:
-                write_json(made + '.json', dict(facts, averaged=averaged))
+                write_json(staged + '.json', dict(facts, averaged=averaged))
         except (tf.errors.OpError, ValueError, OSError) as error:
             why = getattr(error, 'strerror', None) or first_line(error)
             raise CheckpointError(f'{prefix}: can\'t be written ({why})') from error
-        before = set(_files(prefix))
-        for path in sorted(_files(made), key=lambda path: path.endswith('.index')):
-            place = os.path.join(folder, os.path.basename(path))
-            os.replace(path, place)
-            before.discard(place)
-        for path in before:
-            os.remove(path)
-
-
-def write_json(path, facts):
-    """Writes a dict as JSON; the reader never sees half of it."""
-    with open(path + '.part', 'w', encoding='utf-8') as f:
-        json.dump(facts, f, indent=1)
-        f.write('\n')
-    os.replace(path + '.part', path)
 
 
 def by_name(variables, averaged=False):

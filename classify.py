@@ -15,25 +15,24 @@ import sys
 
 import numpy as np
 
-import augment
 import checkpoint
 import data
-import options
 import session
+from dcgan import augment, cli, files
 
 IMAGE_SIZE, BATCH, LEARNING_RATE = 64, 128, 0.001
 FILTERS, FEATURES = (32, 64, 128, 256), 256
 
 
 def main(argv=None):
-    return options.run(classify, parse(argv), {data.DataError: ''})
+    return cli.run(classify, parse(argv), {data.DataError: ''})
 
 
 def classify(args):
     # Before anything is trained: can it be written?
-    options.check_writable(args.out)
+    cli.check_writable(args.out)
     if checkpoint.is_one(args.out):
-        options.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
+        cli.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
 
     # data
     parts = {}
@@ -67,7 +66,7 @@ def classify(args):
         photographs, truth = parts['train']
         steps = args.epochs * (len(truth) // BATCH)
         sess.run(initializer)
-        with options.Progress(steps, 'steps') as progress:
+        with cli.Progress(steps, 'steps') as progress:
             for step in range(steps):
                 rows = data.rows(len(truth), BATCH, args.seed, step)
                 batch = augment.flip(photographs[rows], data.rng(args.seed, step, 'augment'))
@@ -85,10 +84,11 @@ def classify(args):
 
         frozen = tf.graph_util.convert_variables_to_constants(
             sess, graph.as_graph_def(), ['features', 'logits'])
-    with open(args.out + '.part', 'wb') as f:
-        f.write(frozen.SerializeToString())
-    os.replace(args.out + '.part', args.out)
-    checkpoint.write_json(args.out + '.json', accuracies)
+    with files.replacing(args.out) as folder:
+        staged = os.path.join(folder, os.path.basename(args.out))
+        with open(staged, 'wb') as f:
+            f.write(frozen.SerializeToString())
+        files.write_json(staged + '.json', accuracies)
     print(args.out)
     return 0
 
@@ -119,19 +119,19 @@ def balanced_accuracy(found, truth):
 
 def parse(argv):
     summary, _, details = __doc__.partition('\n\n')
-    parser = options.Parser(description=summary, epilog=details,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=summary, epilog=details,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--data-dir', default='datasets', metavar='DIR',
                         help='holds celeba/ with photographs, list_attr_celeba and '
                              'list_eval_partition (%(default)s)')
     parser.add_argument('--out', default='model/labels.pb', metavar='FILE',
                         help='the frozen graph; beside it, as .json, its labels and how well it '
                              'reads them (%(default)s)')
-    parser.add_argument('--epochs', type=options.whole(1), default=4, metavar='N',
+    parser.add_argument('--epochs', type=cli.int_between(1), default=4, metavar='N',
                         help='times through the photographs (%(default)s)')
-    parser.add_argument('--seed', type=options.whole(0), default=0, metavar='N',
+    parser.add_argument('--seed', type=cli.int_between(0), default=0, metavar='N',
                         help='of weights and order (%(default)s)')
-    options.add_tensorflow(parser)
+    cli.add_tensorflow(parser)
     return parser.parse_args(argv)
 
 

@@ -17,7 +17,6 @@ import io
 import json
 import os
 import re
-import socket
 import stat
 import sys
 import warnings
@@ -27,7 +26,8 @@ import zlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from options import Progress
+from dcgan import files
+from dcgan.cli import Progress, printable
 
 DATASETS = ('lfw', 'celeba', 'toy')
 CROPS = {'lfw': 150, 'celeba': 178}      # source pixels; in LFW the face then fills the frame
@@ -170,7 +170,7 @@ def _walk(folder):
         if error.errno in EXHAUSTED:
             raise error
         if error.errno != errno.ENOENT:
-            print(f'left out: {_shown(error.filename)} ({error.strerror})', file=sys.stderr)
+            print(f'left out: {printable(error.filename)} ({error.strerror})', file=sys.stderr)
 
     found, seen = [], set()
     for top, folders, names in os.walk(folder, onerror=left_out, followlinks=True):
@@ -388,17 +388,12 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
 def _report(source, good, broken, path):
     """Names the broken photographs; DataError where they are more than MAX_BROKEN."""
     for name, reason in broken[:10]:
-        print(f'left out, broken: {_shown(name)} ({reason})', file=sys.stderr)
+        print(f'left out, broken: {printable(name)} ({reason})', file=sys.stderr)
     if len(broken) > MAX_BROKEN * (good + len(broken)):
         raise DataError(f'{source.folder}: {len(broken):,} of {good + len(broken):,} photographs '
                         f'are broken, more than {MAX_BROKEN:.0%}')
     if len(broken) > 10:
         print(f'... and {len(broken) - 10:,} more, all named in {path}.json', file=sys.stderr)
-
-
-def _shown(name):
-    """A file's name for a line of text: one with a line break or an escape sequence in quotes."""
-    return name if name.isprintable() else repr(name)
 
 
 def _read_facts(path):
@@ -426,8 +421,7 @@ def _write_array(source, path, image_size, crop):
 
     count, broken, crc32 = 0, [], 0
     print(f'reading {len(source.names):,} photographs of {source.folder}', file=sys.stderr)
-    partial = path + partial_ending()
-    try:
+    with files.atomic_write(path, shared=True) as partial:
         with warnings.catch_warnings(), Progress(len(source.names), 'photographs') as progress, \
                 open(partial, 'wb') as f, \
                 concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -448,24 +442,12 @@ def _write_array(source, path, image_size, crop):
                 progress.update(len(portion))
         if len(broken) > MAX_BROKEN * len(source.names):
             _report(source, count, broken, path)           # raises: such a set is not kept
-        os.replace(partial, path)
-        facts = {'shape': [count, image_size, image_size, 3], 'crc32': crc32,
-                 'folder': os.path.abspath(source.folder), 'broken': broken}
-        with open(partial, 'w', encoding='ascii') as f:
-            json.dump(facts, f)
-        os.replace(partial, path + '.json')
-    except OSError as error:
-        error.filename = error.filename or partial         # a full disk names no file
-        raise
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    facts = {'shape': [count, image_size, image_size, 3], 'crc32': crc32,
+             'folder': os.path.abspath(source.folder), 'broken': broken}
+    with files.atomic_write(path + '.json', shared=True) as partial, \
+            open(partial, 'w', encoding='ascii') as f:
+        json.dump(facts, f)
     return facts
-
-
-def partial_ending():
-    """What a file's name ends in while this process writes it."""
-    return f'.{socket.gethostname()}.{os.getpid()}.part'
 
 
 def _remove_outdated(folder, stem, path, of):
@@ -473,9 +455,8 @@ def _remove_outdated(folder, stem, path, of):
     for name in os.listdir(folder):
         other = os.path.join(folder, name)
         # Of this host alone: the folder may be one that several machines share.
-        left = re.fullmatch(r'.*\.uint8\.(?:.*\.)?' + re.escape(socket.gethostname())
-                            + r'\.(\d+)\.part', name)
-        if left and not _is_running(int(left.group(1))):
+        left = re.fullmatch(r'.*\.uint8\.(?:.*\.)?' + files.HOST + r'\.(\d+)\.part', name)
+        if left and not files.is_running(int(left.group(1))):
             _remove(other)
         elif name.startswith(stem) and name.endswith('.uint8') and other != path:
             facts = _read_facts(other)
@@ -488,16 +469,6 @@ def _remove_outdated(folder, stem, path, of):
 def _remove(path):
     with contextlib.suppress(FileNotFoundError):       # another run may have been faster
         os.remove(path)
-
-
-def _is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 # batches

@@ -31,7 +31,8 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-import options
+from dcgan import cli
+from dcgan.files import write_json
 
 try:
     import fcntl
@@ -153,11 +154,6 @@ def read_json(path):
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def write_json(path, content):
-    with open(path, 'w', encoding='utf-8') as file:
-        json.dump(content, file, indent=1)
 
 
 def lock(data_dir):
@@ -599,7 +595,7 @@ def sha256_digest(text):
 
 
 def main(argv=None):
-    parser = options.Parser(
+    parser = cli.Parser(
         description='Downloads LFW (Labeled Faces in the Wild): 13,233 photographs of 5,749 people '
                     'into DIR/lfw. Broken off, it goes on when started again.')
     parser.add_argument('--variant', choices=VARIANTS, default='original',
@@ -621,7 +617,7 @@ def main(argv=None):
     if args.sha256:
         archive = archive._replace(size=None, algorithm='sha256', digest=args.sha256)
     try:
-        with options.terminable('terminated: the same command goes on from here'):
+        with cli.terminable('terminated: the same command goes on from here'):
             install(args.variant, archive, args.archive, args.data_dir)
     except DownloadError as error:
         print(f'error: {error}', file=sys.stderr)

@@ -29,10 +29,10 @@ import numpy as np
 import checkpoint
 import data
 import metrics
-import options
 import pictures
 import sampler
 import session
+from dcgan import cli, files
 
 MOST = 10000                # images a side, unless asked for otherwise
 FEWEST = 8
@@ -53,16 +53,16 @@ LABELS = {                  # '' is the image size or that of a pyramid's level
 
 
 def main(argv=None):
-    return options.run(evaluate, parse(argv), {
+    return cli.run(evaluate, parse(argv), {
         data.DataError: '', checkpoint.CheckpointError: '--ckpt '})
 
 
 def evaluate(args):
     # Before anything is measured: can it be written?
     if args.json:
-        options.check_writable(args.json)
+        cli.check_writable(args.json)
         if checkpoint.is_settings(args.json):
-            options.fail(f'--json {args.json}: is the settings of a checkpoint')
+            cli.fail(f'--json {args.json}: is the settings of a checkpoint')
     if args.all or args.sheet:
         os.makedirs(args.out, exist_ok=True)
 
@@ -79,9 +79,9 @@ def evaluate(args):
         labels_def, read_on_photographs = read_graph(args.labels), read_labels(args.labels)
         known = checkpoint.labels_of(newest)[0]
         if not known:
-            options.fail(f'--labels {args.labels}: {newest} was trained without --attributes')
+            cli.fail(f'--labels {args.labels}: {newest} was trained without --attributes')
         for name in known:
-            options.check_name(f'--labels {args.labels}: label', name, read_on_photographs)
+            cli.check_name(f'--labels {args.labels}: label', name, read_on_photographs)
     tf = session.set_up(args.verbose, args.device)
     by_features = parse_graph(tf, graph_def, f'--inception {args.inception}')
     by_labels = parse_graph(tf, labels_def, f'--labels {args.labels}')
@@ -96,8 +96,8 @@ def evaluate(args):
     floor_count = min(count, len(photographs.images) // 2)
     trained_on_these = facts.get('data', {}).get('crc32', photographs.crc32) == photographs.crc32
     if args.held_out and not trained_on_these:
-        options.fail(f'--held-out {args.held_out}: {newest} was trained on other photographs than '
-                     f'--dataset {source.name}')
+        cli.fail(f'--held-out {args.held_out}: {newest} was trained on other photographs than '
+                 f'--dataset {source.name}')
     held_out = find_held_out(args, source, photographs, crop) if trained_on_these else None
 
     protocol = {
@@ -141,7 +141,7 @@ def evaluate(args):
                 evaluated[-1]['attributes'] = found
                 print_obeyed(found, read_on_photographs)
             if args.json:       # all so far, should it be stopped
-                checkpoint.write_json(args.json, {'protocol': protocol, 'floor': floor,
+                files.write_json(args.json, {'protocol': protocol, 'floor': floor,
                                                   'checkpoints': evaluated})
 
     # what is written beside the last of them
@@ -170,7 +170,7 @@ def of_the_run(prefix):
     name = checkpoint.STEP.sub('', os.path.basename(prefix))
     found = checkpoint.of_run(os.path.dirname(prefix) or '.', name)
     if not found:
-        options.fail(f'--all: {prefix} belongs to no run, its name ends in no step')
+        cli.fail(f'--all: {prefix} belongs to no run, its name ends in no step')
     return found
 
 
@@ -178,8 +178,8 @@ def find_crop(asked, facts, source, prefix):
     """The crop that the model was trained with; another one is refused."""
     saved = facts.get('settings', {}).get('crop')
     if asked is not None and saved is not None and asked != saved:
-        options.fail(f'--crop {asked}: {prefix} was trained with --crop {saved}, and figures '
-                     'across crops can\'t be compared')
+        cli.fail(f'--crop {asked}: {prefix} was trained with --crop {saved}, and figures '
+                 'across crops can\'t be compared')
     return next(crop for crop in (saved, asked, source.crop) if crop is not None)
 
 
@@ -192,15 +192,15 @@ def find_held_out(args, source, photographs, crop):
     def load(found):
         loaded = data.load(found, photographs.images.shape[1], crop, args.data_dir, FEWEST)
         if loaded.crc32 == photographs.crc32:
-            options.fail(f'--held-out {args.held_out}: these are the photographs of --dataset '
-                         f'{source.name}')
+            cli.fail(f'--held-out {args.held_out}: these are the photographs of --dataset '
+                     f'{source.name}')
         return loaded.images
 
     if args.held_out:
         try:
             found = data.find(args.held_out, args.data_dir)
         except data.DataError as error:
-            options.fail(str(error).replace('--dataset', '--held-out', 1))
+            cli.fail(str(error).replace('--dataset', '--held-out', 1))
         return found.name, load(found), None
     if args.dataset != 'celeba':
         return None
@@ -289,9 +289,8 @@ def photographs_side(photographs, protocol, features_of):
         half = summary(photographs.images[order[:floor_count]], features_of)
     others = photographs.images[order[floor_count:2 * floor_count]]
     floor = compare(half, summary(others, features_of))
-    with open(path + data.partial_ending(), 'wb') as f:
+    with files.atomic_write(path, shared=True) as partial, open(partial, 'wb') as f:
         np.savez_compressed(f, floor=json.dumps(floor), **real)
-    os.replace(f.name, path)
     return real, floor
 
 
@@ -316,7 +315,7 @@ def copies_side(photographs, held_out, others, seed):
 def draw(prefix, count, args):
     """uint8 [count, image_size, image_size, 3]."""
     with sampler.Sampler(prefix, args.raw) as generator, \
-            options.Progress(count, 'samples') as progress:
+            cli.Progress(count, 'samples') as progress:
         shape = (count, generator.image_size, generator.image_size, 3)
         images, done = np.empty(shape, np.uint8), 0
         for batch in generator.draw_many(args.seed, count):
@@ -346,8 +345,8 @@ def obeyed(prefix, logits_of, labels, args):
                     for start in range(0, ASKED, SAMPLES_BATCH)])
                 logits = logits_of(images)
                 if logits.shape[1] != len(labels):
-                    options.fail(f'--labels {args.labels}: reads {logits.shape[1]} labels, '
-                                 f'{args.labels}.json names {len(labels)}')
+                    cli.fail(f'--labels {args.labels}: reads {logits.shape[1]} labels, '
+                             f'{args.labels}.json names {len(labels)}')
                 shares.append(float((logits[:, labels.index(name)] > 0).mean()))
             found[name] = {'asked': shares[0], 'not_asked': shares[1],
                            'balanced': (shares[0] + 1 - shares[1]) / 2}
@@ -382,7 +381,7 @@ def parse_graph(tf, graph_def, named):
     except DecodeError:
         frozen.Clear()
     if not frozen.node:
-        options.fail(f'{named}: is no frozen graph, or damaged')
+        cli.fail(f'{named}: is no frozen graph, or damaged')
     return frozen
 
 
@@ -399,7 +398,7 @@ def read_labels(path):
         with open(path + '.json', encoding='utf-8') as f:
             return {str(name): float(accuracy) for name, accuracy in json.load(f).items()}
     except (ValueError, TypeError, AttributeError):
-        options.fail(f'--labels {path}: {path}.json is not what classify.py writes')
+        cli.fail(f'--labels {path}: {path}.json is not what classify.py writes')
 
 
 @contextlib.contextmanager
@@ -416,30 +415,30 @@ def network(tf, frozen, named, input, output):
     for name in (input, output):
         name = name.partition(':')[0]
         if name not in names:
-            options.fail(f'{named}: has no {name}; it {contents(frozen)}')
+            cli.fail(f'{named}: has no {name}; it {contents(frozen)}')
     with tf.Graph().as_default() as graph:
         images = tf.placeholder(tf.float32, [None, None, None, 3])
         try:
             found, = tf.import_graph_def(frozen, {tensor_name(input): images},
                                          [tensor_name(output)])
         except ValueError as error:
-            options.fail(f'{named}: {str(error).splitlines()[0]}')
+            cli.fail(f'{named}: {str(error).splitlines()[0]}')
 
     def features_of(batch_of):
         features = []
-        with options.Progress(len(batch_of), 'images through the network') as progress:
+        with cli.Progress(len(batch_of), 'images through the network') as progress:
             for start in range(0, len(batch_of), NETWORK_BATCH):
                 batch = batch_of[start:start + NETWORK_BATCH].astype(np.float32)
                 try:
                     features.append(sess.run(found, {images: batch}))
                 except tf.errors.OpError as error:
-                    options.fail(f'{named}: {checkpoint.first_line(error)}')
+                    cli.fail(f'{named}: {checkpoint.first_line(error)}')
                 if features[-1].shape[:1] != (len(batch),) or (
                         features[-1].size > MOST_FEATURES * len(batch)):
-                    options.fail(f'{named}: {output} of {len(batch)} images of '
-                                 f'{batch.shape[1]}x{batch.shape[2]} is '
-                                 f'{list(features[-1].shape)}, not {len(batch)} rows of at most '
-                                 f'{MOST_FEATURES:,} features')
+                    cli.fail(f'{named}: {output} of {len(batch)} images of '
+                             f'{batch.shape[1]}x{batch.shape[2]} is '
+                             f'{list(features[-1].shape)}, not {len(batch)} rows of at most '
+                             f'{MOST_FEATURES:,} features')
                 progress.update(len(batch))
         features = np.concatenate(features)
         return features.reshape(len(features), -1).astype(np.float32, copy=False)
@@ -485,14 +484,14 @@ def print_obeyed(found, on_photographs):
 
 def parse(argv):
     summary, _, details = __doc__.partition('\n\n')
-    parser = options.Parser(description=summary, epilog=details,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_checkpoint(parser)
+    parser = cli.Parser(description=summary, epilog=details,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_checkpoint(parser)
     parser.add_argument('--all', action='store_true',
                         help='all checkpoints of its run, and a picture of the figures by step')
-    parser.add_argument('--num', '--max-images', type=options.whole(FEWEST), metavar='N',
+    parser.add_argument('--num', '--max-images', type=cli.int_between(FEWEST), metavar='N',
                         help=f'images a side (half of the set, at most {MOST:,})')
-    parser.add_argument('--seed', type=options.whole(0, 2 ** 32 - 1), default=0, metavar='N',
+    parser.add_argument('--seed', type=cli.int_between(0, 2 ** 32 - 1), default=0, metavar='N',
                         help='of the noise and of which photographs (%(default)s)')
 
     group = parser.add_argument_group('photographs')
@@ -501,7 +500,7 @@ def parse(argv):
                             'trained on, or lfw)')
     group.add_argument('--data-dir', default='datasets', metavar='DIR',
                        help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
-    group.add_argument('--crop', type=options.whole(0), metavar='N',
+    group.add_argument('--crop', type=cli.int_between(0), metavar='N',
                        help='for a checkpoint without settings: take the middle N x N pixels of '
                             "a photograph (the set's own)")
     group.add_argument('--held-out', metavar='SET',
@@ -528,7 +527,7 @@ def parse(argv):
                             'nearest ones: it shows photographs, so mind where it goes')
     group.add_argument('--out', default='samples/', metavar='DIR',
                        help='where the pictures go (%(default)s)')
-    options.add_tensorflow(parser)
+    cli.add_tensorflow(parser)
     args = parser.parse_args(argv)
     if (args.input or args.output) and not args.inception:
         parser.error('--input, --output: go with --inception')

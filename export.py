@@ -17,14 +17,13 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 
 import numpy as np
 
 import checkpoint
-import options
 import sampler
 import session
+from dcgan import cli, files
 
 CHECKED = (1, 15)       # images in each batch of the check
 # By the weights: what images may differ by, of [-1, 1], and the share of pixels that must keep to
@@ -44,25 +43,26 @@ class ExportError(ValueError):
 
 
 def main(argv=None):
-    return options.run(export, parse(argv), {checkpoint.CheckpointError: '--ckpt ',
+    return cli.run(export, parse(argv), {checkpoint.CheckpointError: '--ckpt ',
                                              ExportError: '--out '})
 
 
 def export(args):
     prefix, out = checkpoint.find(args.ckpt), os.path.realpath(args.out)
+    files.finish_replacing(os.path.dirname(out))
     check_place(args, out)
     check_packages(args.format)
     os.makedirs(os.path.dirname(out), exist_ok=True)
     # On a GPU TensorFlow multiplies float32 in fewer bits than the check allows for.
     tf = session.set_up(args.verbose, 'cpu')
     if args.format == 'tflite' and tf.__version__.startswith('1.'):
-        options.fail(f"--format tflite: TensorFlow {tf.__version__} can't convert this network; "
-                     'TensorFlow 2 can')
+        cli.fail(f"--format tflite: TensorFlow {tf.__version__} can't convert this network; "
+                 'TensorFlow 2 can')
     write, draw = FORMATS[args.format]
     with sampler.Sampler(prefix, args.raw) as original, \
             sampler.Sampler(prefix, args.raw, plain=True) as generator, \
-            tempfile.TemporaryDirectory(prefix='.export-', dir=os.path.dirname(out)) as beside:
-        written = os.path.join(beside, os.path.basename(out))
+            files.replacing(out) as folder:
+        written = os.path.join(folder, os.path.basename(out))
         feeds = list(latents(generator))
         with contextlib.nullcontext() if args.verbose else session.held_back_stderr():
             try:
@@ -73,9 +73,8 @@ def export(args):
             drawn = draw(written, feeds)
         gap = compare(drawn, [original.run(**feed) for feed in feeds], args)
         megabytes = size(written) / 1e6
-        replace(written, out, os.path.join(beside, 'before'))
         if args.format != 'savedmodel':
-            checkpoint.write_json(out + '.json', facts(generator))
+            files.write_json(written + '.json', facts(generator))
     print(f"{args.out}: {megabytes:.1f} MB, images differ from the checkpoint's by at most "
           f'{gap:.1e} of [-1, 1]')
     return 0
@@ -90,7 +89,7 @@ def write_savedmodel(generator, path, weights):
         tf.saved_model.simple_save(generator.sess, path, generator.inputs,
                                    {'images': generator.g})
     os.makedirs(os.path.join(path, 'assets.extra'))
-    checkpoint.write_json(os.path.join(path, 'assets.extra', 'generator.json'), facts(generator))
+    files.write_json(os.path.join(path, 'assets.extra', 'generator.json'), facts(generator))
 
 
 def draw_savedmodel(path, feeds):
@@ -252,25 +251,25 @@ def check_place(args, out):
         try:
             checkpoint.refuse_patterns(out)
         except checkpoint.CheckpointError as error:
-            options.fail(f'--out {error}')
+            cli.fail(f'--out {error}')
         if os.path.isfile(out):
-            options.fail(f'--out {args.out}: is a file; a SavedModel is a folder')
+            cli.fail(f'--out {args.out}: is a file; a SavedModel is a folder')
         found = set(os.listdir(out)) if os.path.isdir(out) else set()
         if found and not ('saved_model.pb' in found and found <= SAVED_MODEL):
-            options.fail(f'--out {args.out}: is a folder of something else than a SavedModel')
+            cli.fail(f'--out {args.out}: is a folder of something else than a SavedModel')
         if os.path.ismount(out) or out == os.getcwd():
-            options.fail(f'--out {args.out}: is in use as a folder; name one in it, made anew each '
-                         'time')
+            cli.fail(f'--out {args.out}: is in use as a folder; name one in it, made anew each '
+                     'time')
         return
     if os.path.isdir(out) or args.out.endswith(os.sep):
-        options.fail(f'--out {args.out}: is a folder; {args.format} is a file')
+        cli.fail(f'--out {args.out}: is a folder; {args.format} is a file')
     if checkpoint.is_one(out):
-        options.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
+        cli.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
     if checkpoint.is_settings(out):
-        options.fail(f'--out {args.out}: is the settings of a checkpoint')
+        cli.fail(f'--out {args.out}: is the settings of a checkpoint')
     if os.path.exists(f'{out}.json') and not is_of_an_export(f'{out}.json'):
-        options.fail(f'--out {args.out}: {args.out}.json, which would be written over, is not that '
-                     'of an export')
+        cli.fail(f'--out {args.out}: {args.out}.json, which would be written over, is not that '
+                 'of an export')
 
 
 def is_of_an_export(path):
@@ -288,7 +287,7 @@ def check_packages(format_):
             import onnx  # noqa: F401
             import onnxruntime  # noqa: F401
         except ImportError as error:
-            options.fail(f'--format onnx: {error}; it takes pip install onnx onnxruntime')
+            cli.fail(f'--format onnx: {error}; it takes pip install onnx onnxruntime')
 
 
 def size(path):
@@ -299,24 +298,11 @@ def size(path):
                for folder, _, names in os.walk(path) for name in names)
 
 
-def replace(written, out, before):
-    """Moves a file or folder to out; a folder there goes to before."""
-    if not os.path.isdir(out):      # os.replace does it for files
-        os.replace(written, out)
-        return
-    os.replace(out, before)
-    try:
-        os.replace(written, out)
-    except OSError:
-        os.replace(before, out)
-        raise
-
-
 def parse(argv):
     summary, _, details = __doc__.partition('\n\n')
-    parser = options.Parser(description=summary, epilog=details,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_checkpoint(parser)
+    parser = cli.Parser(description=summary, epilog=details,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_checkpoint(parser)
     parser.add_argument('--format', required=True, choices=list(FORMATS),
                         help='of TensorFlow, of ONNX, or of TensorFlow Lite (LiteRT)')
     parser.add_argument('--out', required=True, metavar='FILE',
@@ -325,7 +311,7 @@ def parse(argv):
     parser.add_argument('--weights', choices=['float32', 'float16'], default='float32',
                         help='float16: half the size, computed in float32, and some pixels a grey '
                              'level off; for onnx and tflite (%(default)s)')
-    options.add_verbose(parser)
+    cli.add_verbose(parser)
     args = parser.parse_args(argv)
     if args.weights == 'float16' and args.format == 'savedmodel':
         parser.error('--weights float16: is for --format onnx and tflite')

@@ -22,27 +22,28 @@ import sys
 import numpy as np
 
 import checkpoint
-import options
 import pictures
 import sampler
 import session
+from dcgan import cli
+from dcgan.files import atomic_write
 
 MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
 FRAME = 80              # milliseconds
 NEAR = 0.25             # noise around the result of --arithmetic (Radford et al. 2016, figure 7)
 LONGEST_NAME = 200      # characters; file systems take 255, with a number and an ending
 EXAMPLE = 'seeds:1,2,3 - 4,5,6 + 7,8,9'     # of --arithmetic
-seed = options.whole(0, 2 ** 32 - 1)        # what numpy's RandomState takes
+seed = cli.int_between(0, 2 ** 32 - 1)        # what numpy's RandomState takes
 TERM = re.compile(r'\s*([+-]?)\s*([0-9]+(?:\s*,\s*[0-9]+)*)\s*')
 
 
 def main(argv=None):
-    return options.run(generate, parse(argv), {checkpoint.CheckpointError: '--ckpt '})
+    return cli.run(generate, parse(argv), {checkpoint.CheckpointError: '--ckpt '})
 
 
 def generate(args):
     if not args.separate and args.num > MAX_SHEET:
-        options.fail(f'--num {args.num}: a sheet holds at most {MAX_SHEET}; add --separate')
+        cli.fail(f'--num {args.num}: a sheet holds at most {MAX_SHEET}; add --separate')
     prefix = checkpoint.find(args.ckpt)
     check_attributes(prefix, args)
     os.makedirs(args.out, exist_ok=True)
@@ -50,7 +51,7 @@ def generate(args):
         with open(args.latents, 'rb'):      # should it be missing, before TensorFlow is imported
             pass
     if args.save_latents:
-        options.check_writable(args.save_latents)
+        cli.check_writable(args.save_latents)
     if args.save_generator:
         with saving_generator():
             checkpoint.check_generator_prefix(args.save_generator, prefix)
@@ -79,7 +80,7 @@ def saving_generator():
     try:
         yield
     except checkpoint.CheckpointError as error:
-        options.fail(f'--save-generator {error}')
+        cli.fail(f'--save-generator {error}')
 
 
 def faces(generator, args):
@@ -88,8 +89,8 @@ def faces(generator, args):
         latents = load_latents(args.latents, generator.z_dim)
         count, name = len(latents), os.path.splitext(os.path.basename(args.latents))[0]
         if count > MAX_SHEET and not args.separate:
-            options.fail(f'--latents {args.latents}: holds {count}; a sheet holds at most '
-                         f'{MAX_SHEET}; add --separate')
+            cli.fail(f'--latents {args.latents}: holds {count}; a sheet holds at most '
+                     f'{MAX_SHEET}; add --separate')
         batches = in_batches(latents, args.batch_size)
     else:
         count, name = args.num, f'seed{args.seed}'
@@ -107,7 +108,7 @@ def attribute_sheet(generator, args):
     """Draws each latent as its labels are, and then with one after the other of them switched."""
     rows, attributes = args.attribute_sheet, generator.attributes
     if rows * (1 + len(attributes)) > MAX_SHEET:
-        options.fail(f'--attribute-sheet {rows}: a sheet holds at most {MAX_SHEET} faces')
+        cli.fail(f'--attribute-sheet {rows}: a sheet holds at most {MAX_SHEET} faces')
     latents = np.concatenate(list(generator.latents(args.seed, rows)))
     labels = np.repeat(generator.labels(args.seed, rows, args.attributes),
                        1 + len(attributes), axis=0)
@@ -179,7 +180,7 @@ def draw(generator, batches, labels, args):
     if args.save_latents:
         batches = list(batches)
         save_latents(args.save_latents, np.concatenate(batches))
-    with options.Progress(len(labels), 'images') as progress:
+    with cli.Progress(len(labels), 'images') as progress:
         for latents in batches:
             yield generator.draw(latents, labels[progress.done:progress.done + len(latents)])
             progress.update(len(latents))
@@ -218,23 +219,22 @@ def load_latents(path, z_dim):
         try:
             latents = np.lib.format.read_array(f, allow_pickle=False)
         except Exception:       # what a damaged header makes numpy raise is not only ValueError
-            options.fail(f'--latents {path}: is no whole npy file of {wanted}')
+            cli.fail(f'--latents {path}: is no whole npy file of {wanted}')
     if latents.dtype.kind != 'f' or latents.shape[1:] != (z_dim,) or not latents.size:
-        options.fail(f'--latents {path}: holds {latents.dtype} {list(latents.shape)}, '
-                     f'not {wanted}')
+        cli.fail(f'--latents {path}: holds {latents.dtype} {list(latents.shape)}, '
+                 f'not {wanted}')
     with np.errstate(over='ignore'):
         latents = latents.astype(np.float32)
     finite = np.isfinite(latents).all(axis=1)
     if not finite.all():
-        options.fail(f'--latents {path}: row {finite.argmin()} holds a number that is not finite')
+        cli.fail(f'--latents {path}: row {finite.argmin()} holds a number that is not finite')
     return latents
 
 
 def save_latents(path, latents):
-    """Writes an npy file; the reader never sees half of it."""
-    with open(f'{path}.part', 'wb') as f:
+    """Writes an npy file."""
+    with atomic_write(path) as partial, open(partial, 'wb') as f:
         np.save(f, latents)
-    os.replace(f'{path}.part', path)
 
 
 # what is written and said
@@ -268,12 +268,12 @@ def check_attributes(prefix, args):
     """Ends with a sentence where what is asked for is not what the generator knows."""
     known, _ = checkpoint.labels_of(prefix)
     if args.seed and args.latents and not known:
-        options.fail(f'--seed has no effect on --latents FILE: {prefix} knows no attributes')
+        cli.fail(f'--seed has no effect on --latents FILE: {prefix} knows no attributes')
     if not known and (args.attributes or args.attribute_sheet):
         option = '--attribute-sheet' if args.attribute_sheet else '--attributes'
-        options.fail(f'{option}: {prefix} was trained without --attributes')
+        cli.fail(f'{option}: {prefix} was trained without --attributes')
     for name in args.attributes:
-        options.check_name('--attributes', name, known)
+        cli.check_name('--attributes', name, known)
 
 
 def describe(generator):
@@ -294,13 +294,13 @@ def describe(generator):
 
 def parse(argv):
     summary, _, details = __doc__.partition('\n\n')
-    parser = options.Parser(description=summary, epilog=details,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_checkpoint(parser)
+    parser = cli.Parser(description=summary, epilog=details,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_checkpoint(parser)
     parser.add_argument('--out', default='samples/', metavar='DIR',
                         help='where the pictures go (%(default)s)')
     which = parser.add_mutually_exclusive_group()
-    which.add_argument('--num', type=options.whole(1), default=64, metavar='N',
+    which.add_argument('--num', type=cli.int_between(1), default=64, metavar='N',
                        help='how many faces (%(default)s)')
     which.add_argument('--interpolate', type=seed, nargs=2, metavar=('A', 'B'),
                        help='the way from the face of seed A to that of seed B, as a sheet and a '
@@ -309,19 +309,19 @@ def parse(argv):
                        help=f'means of seeds added and subtracted: "{EXAMPLE}"')
     which.add_argument('--latents', metavar='FILE',
                        help='the faces of an npy file, floating-point numbers [n, z_dim]')
-    which.add_argument('--attribute-sheet', type=options.whole(1, 1000), nargs='?', const=8,
+    which.add_argument('--attribute-sheet', type=cli.int_between(1, 1000), nargs='?', const=8,
                        metavar='ROWS',
                        help='a face a row (8), in each further column with another attribute '
                             'switched')
     parser.add_argument('--attributes', type=wishes, default={}, metavar='LIST',
                         help='of a model that knows attributes: what all faces have, 1, or lack, '
                              '-1, as in Smiling=1,Male=-1; the others are as in its training set')
-    parser.add_argument('--frames', type=options.whole(2, MAX_SHEET), default=16, metavar='N',
+    parser.add_argument('--frames', type=cli.int_between(2, MAX_SHEET), default=16, metavar='N',
                         help='of --interpolate, A and B included (%(default)s)')
     parser.add_argument('--seed', type=seed, default=0, metavar='N',
                         help='of the noise, and of the attributes that are not asked for '
                              '(%(default)s)')
-    parser.add_argument('--truncate', type=options.share, default=1.0, metavar='T',
+    parser.add_argument('--truncate', type=cli.fraction, default=1.0, metavar='T',
                         help='the latents times T, 0 < T <= 1, nearer to the middle of the cube '
                              'they come from: less varied, more typical faces, dull where T is '
                              'small (1)')
@@ -330,12 +330,12 @@ def parse(argv):
                              '--latents; attributes are not in them but follow --seed')
     parser.add_argument('--separate', action='store_true',
                         help='one PNG a face instead of a sheet')
-    parser.add_argument('--batch-size', type=options.whole(1), default=64, metavar='N',
+    parser.add_argument('--batch-size', type=cli.int_between(1), default=64, metavar='N',
                         help='faces drawn at once (%(default)s)')
     parser.add_argument('--save-generator', metavar='PREFIX',
                         help='also write the generator alone as a checkpoint, to pass on: a '
                              'sixth of the size')
-    options.add_tensorflow(parser)
+    cli.add_tensorflow(parser)
     args = parser.parse_args(argv)
     if args.frames != parser.get_default('frames') and not args.interpolate:
         parser.error('--frames belongs to --interpolate A B')
@@ -350,7 +350,7 @@ def parse(argv):
 def wishes(text):
     """An argparse type: 'Smiling=1,Male=-1' as {'Smiling': 1, 'Male': -1}."""
     found = {}
-    for wish in options.listed(text):
+    for wish in cli.comma_list(text):
         name, _, value = (part.strip() for part in wish.partition('='))
         if value not in ('1', '-1', '+1') or found.setdefault(name, int(value)) != int(value):
             raise argparse.ArgumentTypeError(f'{wish!r} should be a name, = and 1 or -1, each name '

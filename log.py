@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import pictures
+from dcgan.files import atomic_write
 
 LOSSES = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv
 QUALITY = ['step', 'swd', 'ms_ssim', 'ms_ssim_photographs']               # of quality.csv
@@ -47,7 +48,7 @@ def begin(samples_dir, run):
         for name in mine:
             os.rename(os.path.join(samples_dir, name), os.path.join(aside, name))
         print(f'another run\'s records in {samples_dir} are now in {aside}')
-    with open(path, 'w', encoding='utf-8') as f:
+    with atomic_write(path) as partial, open(partial, 'w', encoding='utf-8') as f:
         f.write(run)
 
 
@@ -200,9 +201,8 @@ class _Table:
 
     def __init__(self, path, columns, step):
         self.path, self.rows = path, self._rows(path, columns, step)
-        with open(path + '.part', 'w', newline='') as f:
+        with atomic_write(path) as partial, open(partial, 'w', newline='') as f:
             csv.writer(f).writerows([columns] + self.rows)
-        os.replace(path + '.part', path)
         self.file = open(path, 'a', newline='')      # noqa: SIM115, closed in close
 
     @staticmethod

@@ -1,11 +1,12 @@
 """Contact sheets, GIFs and curves. Images are uint8 [n, h, w, 3] unless said otherwise."""
 import csv
 import math
-import os
 
 import imageio.v2 as imageio
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from dcgan.files import atomic_write
 
 
 def to_uint8(images):
@@ -41,10 +42,9 @@ def headings(texts, width):
 
 
 def write(path, image):
-    """Writes a picture [h, w, 3]; the reader never sees half of it."""
-    partial = f'{path}.part'
-    imageio.imwrite(partial, image, format='png')
-    os.replace(partial, path)
+    """Writes a picture [h, w, 3]."""
+    with atomic_write(path) as partial:
+        imageio.imwrite(partial, image, format='png')
 
 
 def read(path):
@@ -58,11 +58,10 @@ def write_gif(path, frames, milliseconds):
     frames: any iterable of pictures [h, w, 3], taken one at a time.
     milliseconds: a list, how long each is shown.
     """
-    partial = f'{path}.part'
     images = map(Image.fromarray, frames)
-    next(images).save(partial, 'GIF', save_all=True, append_images=images,
-                      duration=milliseconds, loop=0)
-    os.replace(partial, path)
+    with atomic_write(path) as partial:
+        next(images).save(partial, 'GIF', save_all=True, append_images=images,
+                          duration=milliseconds, loop=0)
 
 
 def write_mp4(path, frames, milliseconds):
@@ -75,10 +74,9 @@ def write_mp4(path, frames, milliseconds):
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError):
         return False
-    partial = f'{path}.part.mp4'        # imageio goes by the ending
-    imageio.mimwrite(partial, frames, format='FFMPEG', fps=1000 / milliseconds,
-                     ffmpeg_log_level='error')
-    os.replace(partial, path)
+    with atomic_write(path) as partial:         # whose ending does not say what it is
+        imageio.mimwrite(partial, frames, format='FFMPEG', fps=1000 / milliseconds,
+                         ffmpeg_log_level='error', output_params=['-f', 'mp4'])
     return True
 
 
@@ -103,8 +101,8 @@ def plot_losses(csv_path, path):
     axes.set_ylabel('loss')
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(f'{path}.part', format='png', bbox_inches='tight')
-    os.replace(f'{path}.part', path)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, format='png', bbox_inches='tight')
 
 
 def plot_measures(path, steps, curves):
@@ -126,5 +124,5 @@ def plot_measures(path, steps, curves):
     axes.legend(fontsize=8)
     axes.set_xlabel('step')
     figure.tight_layout()
-    figure.savefig(f'{path}.part', format='png')
-    os.replace(f'{path}.part', path)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, format='png')

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 
-import options
+from dcgan import cli
 
 REWRITERS = {                                                  # of RewriterConfig
     'bfloat16': 'auto_mixed_precision_onednn_bfloat16',        # in TensorFlow 2, on a processor
@@ -59,7 +59,7 @@ def set_up(verbose=False, device=None, deterministic=False):
     if deterministic and hasattr(tf.config.experimental, 'enable_op_determinism'):
         tf.config.experimental.enable_op_determinism()
     if device not in (None, 'cpu') and not tf.test.is_gpu_available():
-        options.fail(f'--device {device}: TensorFlow sees no such GPU')
+        cli.fail(f'--device {device}: TensorFlow sees no such GPU')
     return tf
 
 

@@ -21,14 +21,13 @@ import zlib
 
 import numpy as np
 
-import augment
 import checkpoint
 import data
 import log
-import options
 import pictures
 import session
 import trainer
+from dcgan import augment, cli
 
 # What makes a run what it is: saved with each checkpoint, and the same on --resume.
 DEFAULTS = {
@@ -66,7 +65,7 @@ LFW_COUNT = 13233
 
 
 def main(argv=None):
-    return options.run(train, parse(argv), {data.DataError: '', checkpoint.CheckpointError: ''})
+    return cli.run(train, parse(argv), {data.DataError: '', checkpoint.CheckpointError: ''})
 
 
 def train(args):
@@ -75,8 +74,8 @@ def train(args):
     name = f'dcgan_{source.name}'
     above, folder = os.path.split(os.path.realpath(args.model_dir))
     if folder == checkpoint.BEST and checkpoint.of_run(above, name):
-        options.fail(f'--model-dir {args.model_dir}: the run in {above} keeps its best checkpoint '
-                     'there; a copy of it elsewhere goes on with --resume')
+        cli.fail(f'--model-dir {args.model_dir}: the run in {above} keeps its best checkpoint '
+                 'there; a copy of it elsewhere goes on with --resume')
     samples_dir = args.samples_dir or os.path.join('samples', name)
     with contextlib.ExitStack() as alone:
         if args.task == 0 and not args.dry_run:         # it keeps what comes of the run
@@ -94,7 +93,7 @@ def train(args):
             workers = cluster.Cluster(args.cluster, args.task)
             return train_on(source, name, samples_dir, args, step, prefix, workers)
         except cluster.ClusterError as error:
-            options.fail(error)
+            cli.fail(error)
 
 
 def train_on(source, name, samples_dir, args, step, prefix, workers=None):
@@ -138,9 +137,9 @@ def train_on(source, name, samples_dir, args, step, prefix, workers=None):
             'the number of photographs': len(images), "the photographs' checksum": seen['crc32'],
             "the labels' checksum": seen.get('labels_crc32')})
     if saved.get('data', seen) != seen:
-        options.fail(f'{source.folder} is not what {of} was trained on: '
-                     f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
-                     'or other pixels or labels')
+        cli.fail(f'{source.folder} is not what {of} was trained on: '
+                 f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
+                 'or other pixels or labels')
     per_epoch, last_step, end = print_plan(args, source, len(images), step_size, step, saved)
     if workers:
         workers.agree({'the last step': last_step})
@@ -170,8 +169,8 @@ def find_dataset(args):
         return args.dataset or DEFAULTS['dataset']
     found = checkpoint.runs(args.model_dir)
     if len(found) > 1:
-        options.fail(f'--resume: {args.model_dir} holds more than one run, {", ".join(found)}; '
-                     '--dataset says which')
+        cli.fail(f'--resume: {args.model_dir} holds more than one run, {", ".join(found)}; '
+                 '--dataset says which')
     for name in found:
         for _, prefix in reversed(checkpoint.of_run(args.model_dir, name)):
             with contextlib.suppress(checkpoint.CheckpointError):   # starting_point says so
@@ -203,11 +202,11 @@ def starting_point(args, name):
     kept = checkpoint.of_run(args.model_dir, name)
     best = checkpoint.of_run(os.path.join(args.model_dir, checkpoint.BEST), name)
     if best and not kept:
-        options.fail(f'{best[-1][1]} is all that is left of a run: a copy of it in another '
-                     '--model-dir goes on with --resume')
+        cli.fail(f'{best[-1][1]} is all that is left of a run: a copy of it in another '
+                 '--model-dir goes on with --resume')
     if kept and not args.resume:
-        options.fail(f'{kept[-1][1]} is there already: --resume goes on from it, '
-                     'another --model-dir begins anew')
+        cli.fail(f'{kept[-1][1]} is there already: --resume goes on from it, '
+                 'another --model-dir begins anew')
     if args.resume and not kept:
         print(f'no checkpoint {name}-<step> in {args.model_dir} yet: beginning at step 0')
     if not kept:
@@ -221,8 +220,8 @@ def starting_point(args, name):
                 print(f'{prefix}: no settings beside it, taken to have been trained with the '
                       'defaults', file=sys.stderr)
             return step, prefix
-    options.fail(f'{args.model_dir}: none of the {len(kept)} checkpoints {name}-<step> is whole'
-                 + (f'; a copy of {best[-1][1]} in another --model-dir goes on'
+    cli.fail(f'{args.model_dir}: none of the {len(kept)} checkpoints {name}-<step> is whole'
+             + (f'; a copy of {best[-1][1]} in another --model-dir goes on'
                     if best and is_whole(best[-1][1]) else ''))
 
 
@@ -247,7 +246,7 @@ def find_labels(source, attributes):
         return None
     known, labels = data.attributes(source.folder, source.names)
     for name in attributes:
-        options.check_name('--attributes', name, known)
+        cli.check_name('--attributes', name, known)
     return labels[:, [known.index(name) for name in attributes]]
 
 
@@ -274,39 +273,39 @@ def merge_settings(args, saved, prefix):
     """DEFAULTS under the saved settings under recipe and options given; these must not differ."""
     for key in set(saved) & set(DEFAULTS):
         if not is_like(saved[key], DEFAULTS[key]) or not is_choice(key, saved[key]):
-            options.fail(f'{prefix}.json: {key} is {saved[key]!r}, as no run has it')
+            cli.fail(f'{prefix}.json: {key} is {saved[key]!r}, as no run has it')
     loss = saved.get('loss', args.loss or DEFAULTS['loss'])
     settings = {**DEFAULTS, **LOSSES[loss], **saved}
     given = {key: getattr(args, key) for key in DEFAULTS if getattr(args, key) is not None}
     for key, value in dict(RECIPES[args.recipe], **given).items():
         if saved and key == 'workers' and value != settings[key]:
-            options.fail(f'{prefix} was trained by {settings[key]} workers, not by {value}')
+            cli.fail(f'{prefix} was trained by {settings[key]} workers, not by {value}')
         # The data set is compared by its pixels: its folder may have moved.
         if saved and key != 'dataset' and value != settings[key]:
             by = '' if key in given else f'--recipe {args.recipe}, '
-            options.fail(f'{by}{as_option(key, value)}: {prefix} was trained '
-                         + ('without it' if settings[key] is None or value is True else
+            cli.fail(f'{by}{as_option(key, value)}: {prefix} was trained '
+                     + ('without it' if settings[key] is None or value is True else
                             f'with {as_option(key, settings[key])}'))
         settings[key] = value
     if settings['loss'] != 'gan' and settings['smooth']:
-        options.fail(f'--smooth {settings["smooth"]}: a critic, as --loss {settings["loss"]} has '
-                     'it, tells no probabilities')
+        cli.fail(f'--smooth {settings["smooth"]}: a critic, as --loss {settings["loss"]} has '
+                 'it, tells no probabilities')
     if settings['clip'] and settings['spectral_norm']:
-        options.fail(f'--clip {settings["clip"]}: goes without --spectral-norm, which makes the '
-                     'kernels large again')
+        cli.fail(f'--clip {settings["clip"]}: goes without --spectral-norm, which makes the '
+                 'kernels large again')
     if settings['optimizer'] != 'adam' and {'beta1', 'beta2'} & set(given):
-        options.fail(f'--beta1, --beta2: {settings["optimizer"]} has none')
+        cli.fail(f'--beta1, --beta2: {settings["optimizer"]} has none')
     if settings['gradient_penalty'] and settings['norm_d'] != 'none':
         # It is one on each image's own slope (Gulrajani et al. 2017, section 4).
-        options.fail(f'--gradient-penalty {settings["gradient_penalty"]}: goes with --norm-d none')
+        cli.fail(f'--gradient-penalty {settings["gradient_penalty"]}: goes with --norm-d none')
     if settings['condition'] != DEFAULTS['condition'] and not settings['attributes']:
-        options.fail(f'--condition {settings["condition"]}: goes with --attributes')
+        cli.fail(f'--condition {settings["condition"]}: goes with --attributes')
     for kind in ('crop', 'rotate', 'color'):
         strength = given.get(f'augment_{kind}')
         if strength is not None and kind not in settings['augment']:
-            options.fail(f'--augment-{kind} {strength}: goes with --augment {kind}')
+            cli.fail(f'--augment-{kind} {strength}: goes with --augment {kind}')
     if settings['sync_batch_norm'] and settings['workers'] == 1:
-        options.fail('--sync-batch-norm: goes with --cluster')
+        cli.fail('--sync-batch-norm: goes with --cluster')
     return settings
 
 
@@ -336,8 +335,8 @@ def shown(value):
 
 def parse(argv):
     summary, _, details = __doc__.partition('\n\n')
-    parser = options.Parser(description=summary, epilog=details,
-                            formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(description=summary, epilog=details,
+                        formatter_class=argparse.RawDescriptionHelpFormatter)
 
     group = parser.add_argument_group('photographs')
     group.add_argument('--dataset',
@@ -347,17 +346,17 @@ def parse(argv):
                        help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
     group.add_argument('--image-size', type=int, choices=CHOICES['image_size'],
                        help='pixels a side (64)')
-    group.add_argument('--crop', type=options.whole(0), metavar='N',
+    group.add_argument('--crop', type=cli.int_between(0), metavar='N',
                        help='take the middle N x N pixels of a photograph, 0: the largest square '
                             '(lfw 150, celeba 178, else 0)')
-    group.add_argument('--augment', type=options.names(CHOICES['augment']), metavar='LIST',
+    group.add_argument('--augment', type=cli.comma_list_of(CHOICES['augment']), metavar='LIST',
                        help='what is done to photographs at random, comma-separated, of: '
                             f'{", ".join(CHOICES["augment"])} (none)')
-    group.add_argument('--augment-crop', type=options.whole(1), metavar='N',
+    group.add_argument('--augment-crop', type=cli.int_between(1), metavar='N',
                        help='pixels that crop shifts by at most (4)')
-    group.add_argument('--augment-rotate', type=options.real(0, 180), metavar='X',
+    group.add_argument('--augment-rotate', type=cli.float_between(0, 180), metavar='X',
                        help='degrees that rotate turns by at most (10)')
-    group.add_argument('--augment-color', type=options.real(0, 1), metavar='X',
+    group.add_argument('--augment-color', type=cli.float_between(0, 1), metavar='X',
                        help='share by which color changes brightness, contrast, saturation and '
                             'hue at most (0.1)')
 
@@ -365,57 +364,57 @@ def parse(argv):
     group.add_argument('--recipe', choices=RECIPES, default='original',
                        help="settings in a word: the original's, or what gave the best faces here "
                             '(%(default)s); options given beside it come first')
-    group.add_argument('--epochs', type=options.whole(1), metavar='N',
+    group.add_argument('--epochs', type=cli.int_between(1), metavar='N',
                        help=f'times through the photographs ({EPOCHS}, without --max-steps)')
-    group.add_argument('--max-steps', type=options.whole(1), metavar='N',
+    group.add_argument('--max-steps', type=cli.int_between(1), metavar='N',
                        help='end after N steps in all')
-    group.add_argument('--attributes', type=options.listed, metavar='LIST',
+    group.add_argument('--attributes', type=cli.comma_list, metavar='LIST',
                        help='also learn to draw these of the 40 labels of CelebA on request, '
                             'comma-separated: Smiling,Male (none)')
     group.add_argument('--condition', choices=CHOICES['condition'],
                        help='how D sees attributes (projection)')
-    group.add_argument('--batch-size', type=options.whole(1), metavar='N', help='images (64)')
-    group.add_argument('--z-dim', type=options.whole(1), metavar='N',
+    group.add_argument('--batch-size', type=cli.int_between(1), metavar='N', help='images (64)')
+    group.add_argument('--z-dim', type=cli.int_between(1), metavar='N',
                        help='numbers of noise an image (100)')
-    group.add_argument('--lr', type=options.real(0, 1), metavar='X',
+    group.add_argument('--lr', type=cli.float_between(0, 1), metavar='X',
                        help='learning rate (0.0002; wgan: 0.00005, wgan-gp: 0.0001)')
-    group.add_argument('--lr-d', type=options.real(0, 1), metavar='X',
+    group.add_argument('--lr-d', type=cli.float_between(0, 1), metavar='X',
                        help="D's learning rate where it is another one (as --lr)")
-    group.add_argument('--beta1', type=options.real(0, 1), metavar='X',
+    group.add_argument('--beta1', type=cli.float_between(0, 1), metavar='X',
                        help="Adam's beta1 (0.5; wgan-gp: 0)")
-    group.add_argument('--beta2', type=options.real(0, 1), metavar='X',
+    group.add_argument('--beta2', type=cli.float_between(0, 1), metavar='X',
                        help="Adam's beta2 (0.999; wgan-gp: 0.9)")
     group.add_argument('--loss', choices=CHOICES['loss'],
                        help="gan: the original's. wgan: a critic with clipped weights. wgan-gp: "
                             "one with a penalty on its slope. These bring their papers' settings "
                             'with them (gan)')
     group.add_argument('--optimizer', choices=CHOICES['optimizer'], help='(adam; wgan: rmsprop)')
-    group.add_argument('--d-steps', type=options.whole(1), metavar='N',
+    group.add_argument('--d-steps', type=cli.int_between(1), metavar='N',
                        help="runs of D's optimizer a step, each on other photographs (1; wgan, "
                             'wgan-gp: 5)')
-    group.add_argument('--clip', type=options.real(0, 1e6), metavar='X',
+    group.add_argument('--clip', type=cli.float_between(0, 1e6), metavar='X',
                        help="keep D's weights in [-X, X], 0: no (0; wgan: 0.01)")
-    group.add_argument('--gradient-penalty', type=options.real(0, 1e6), metavar='LAMBDA',
+    group.add_argument('--gradient-penalty', type=cli.float_between(0, 1e6), metavar='LAMBDA',
                        help="weight of the penalty on D's slopes other than 1 (0; wgan-gp: 10)")
     group.add_argument('--norm-d', choices=CHOICES['norm_d'],
                        help='normalisation in D; scaled: batch norm with a learnt scale (batch; '
                             'wgan: scaled, wgan-gp: none)')
-    group.add_argument('--g-steps', type=options.whole(1), metavar='N',
+    group.add_argument('--g-steps', type=cli.int_between(1), metavar='N',
                        help="runs of G's optimizer a step, on the same noise (1)")
     group.add_argument('--init', choices=CHOICES['init'],
                        help='initial kernels: glorot_uniform, or normal of deviation 0.02 (glorot)')
-    group.add_argument('--average', type=options.real(0, 1), metavar='DECAY',
+    group.add_argument('--average', type=cli.float_between(0, 1), metavar='DECAY',
                        help="also keep a moving average of G's weights, and draw with it (0: none)")
-    group.add_argument('--diffaugment', type=options.names(DIFFAUGMENT), metavar='LIST',
+    group.add_argument('--diffaugment', type=cli.comma_list_of(DIFFAUGMENT), metavar='LIST',
                        help='change at random what D sees of photographs and drawings alike; '
                             f'comma-separated, of: {", ".join(DIFFAUGMENT)} (none)')
-    group.add_argument('--smooth', type=options.real(0, 1), metavar='X',
+    group.add_argument('--smooth', type=cli.float_between(0, 1), metavar='X',
                        help='D is to say 1 - X to photographs: one-sided label smoothing (0)')
-    group.add_argument('--instance-noise', type=options.real(0, 10), metavar='X',
+    group.add_argument('--instance-noise', type=cli.float_between(0, 10), metavar='X',
                        help='deviation of noise on all that D sees, halved every 1,000 steps (0)')
     group.add_argument('--spectral-norm', action='store_true', default=None,
                        help="divide D's kernels by their largest singular value")
-    group.add_argument('--r1', type=options.real(0, 1e6), metavar='GAMMA',
+    group.add_argument('--r1', type=cli.float_between(0, 1e6), metavar='GAMMA',
                        help="weight of the penalty on D's slopes at photographs; with batch norm, "
                             "which mixes them, on those of the batch's sum (0)")
     group.add_argument('--fused-step', action='store_true', default=None,
@@ -432,7 +431,7 @@ def parse(argv):
     group.add_argument('--sync-batch-norm', action='store_true', default=None,
                        help="with --cluster: batch statistics of all workers' shares, as one "
                             'worker with a batch as large would have them')
-    group.add_argument('--seed', type=options.whole(0), metavar='N',
+    group.add_argument('--seed', type=cli.int_between(0), metavar='N',
                        help='of the weights, the order, augmentation and noise (0)')
 
     group = parser.add_argument_group('the run')
@@ -443,18 +442,18 @@ def parse(argv):
                             'and events/ go (samples/dcgan_<dataset>)')
     group.add_argument('--resume', action='store_true',
                        help='go on from the newest checkpoint, with its settings')
-    group.add_argument('--log-every', type=options.whole(1), default=10, metavar='N',
+    group.add_argument('--log-every', type=cli.int_between(1), default=10, metavar='N',
                        help='steps between rows of loss.csv (%(default)s)')
-    group.add_argument('--sample-every', type=options.whole(1), default=200, metavar='N',
+    group.add_argument('--sample-every', type=cli.int_between(1), default=200, metavar='N',
                        help='steps between sheets (%(default)s)')
-    group.add_argument('--save-every', type=options.whole(1), default=500, metavar='N',
+    group.add_argument('--save-every', type=cli.int_between(1), default=500, metavar='N',
                        help='steps between checkpoints (%(default)s)')
-    group.add_argument('--max-to-keep', type=options.whole(0), default=5, metavar='N',
+    group.add_argument('--max-to-keep', type=cli.int_between(0), default=5, metavar='N',
                        help='checkpoints that stay, 0: all (%(default)s)')
-    group.add_argument('--cluster', type=options.addresses, metavar='HOST:PORT,...',
+    group.add_argument('--cluster', type=cli.addresses, metavar='HOST:PORT,...',
                        help='train with a process at each of these addresses, in a network of '
                             'their own: who reaches a port can do what the process can')
-    group.add_argument('--task', type=options.whole(0), metavar='N',
+    group.add_argument('--task', type=cli.int_between(0), metavar='N',
                        help='with --cluster: which of them this one is; number 0 keeps the '
                             'checkpoints')
     group.add_argument('--dry-run', action='store_true',
@@ -462,7 +461,7 @@ def parse(argv):
     group.add_argument('--sheet', metavar='FILE',
                        help='with --dry-run: also write the photographs of the next step, as '
                             '--augment has them')
-    options.add_tensorflow(group)
+    cli.add_tensorflow(group)
     args = parser.parse_args(argv)
     if args.sheet and not args.dry_run:
         parser.error('--sheet goes with --dry-run')

@@ -9,14 +9,13 @@ import sys
 
 import numpy as np
 
-import augment
 import checkpoint
 import data
 import log
 import metrics
-import options
 import pictures
 import session
+from dcgan import augment, cli
 
 # Those settings that graph.build is given.
 OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
@@ -183,15 +182,15 @@ def run(plan, args, batches, workers=None):
     try:
         precision, why = session.choose_precision(settings['precision'])
     except ValueError as error:
-        options.fail(f'--precision {settings["precision"]}: {error}')
+        cli.fail(f'--precision {settings["precision"]}: {error}')
     before = plan.facts['computed_in']
     if before not in (None, precision):
         why += f'; until step {plan.step:,} it was {before}'
     plan.facts['computed_in'] = precision
     print(f'{"computes in":16} {precision}: {why}', flush=True)
     if settings['sync_batch_norm'] and precision != 'float32':
-        options.fail(f'--precision {settings["precision"]}: with --sync-batch-norm float32 only, '
-                     f'as its statistics would be summed in {precision}')
+        cli.fail(f'--precision {settings["precision"]}: with --sync-batch-norm float32 only, '
+                 f'as its statistics would be summed in {precision}')
     import graph
     fast_for = precision if session.has_onednn() and not settings['plain_convolutions'] else None
     p = graph.build(
@@ -297,9 +296,9 @@ def check_free_space(args, variables, saves, there=0):
     needed = more * sum(4 * v.shape.num_elements() for v in variables.values())
     free = shutil.disk_usage(args.model_dir).free
     if free < needed:
-        options.fail(f'--model-dir {args.model_dir}: {free / 1e6:,.0f} MB are free, up to '
-                     f'{needed / 1e6:,.0f} are needed for {more} checkpoints'
-                     + ('; --max-to-keep 1 needs the least' if args.max_to_keep != 1 else ''))
+        cli.fail(f'--model-dir {args.model_dir}: {free / 1e6:,.0f} MB are free, up to '
+                 f'{needed / 1e6:,.0f} are needed for {more} checkpoints'
+                 + ('; --max-to-keep 1 needs the least' if args.max_to_keep != 1 else ''))
 
 
 def check_finite(values, what, step, prefix):
@@ -309,8 +308,8 @@ def check_finite(values, what, step, prefix):
     """
     if not np.isfinite(values).all():
         kept = f'{prefix} is kept, ' if prefix else ''
-        options.fail(f'step {step}: {what} no longer finite; {kept}begin anew with --recipe best '
-                     'or a smaller --lr')
+        cli.fail(f'step {step}: {what} no longer finite; {kept}begin anew with --recipe best '
+                 'or a smaller --lr')
 
 
 @contextlib.contextmanager
@@ -319,8 +318,8 @@ def memory_named(tf, settings):
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        options.fail(f'--batch-size {settings["batch_size"]}, --image-size '
-                     f'{settings["image_size"]}: {checkpoint.first_line(error)}')
+        cli.fail(f'--batch-size {settings["batch_size"]}, --image-size '
+                 f'{settings["image_size"]}: {checkpoint.first_line(error)}')
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import augment  # noqa: E402
+
 import session  # noqa: E402
 import train  # noqa: E402
 import trainer  # noqa: E402

@@ -23,7 +23,8 @@ import numpy as np  # noqa: E402
 
 if __name__ == '__main__':
     import atheris
-    watched = atheris.instrument_imports(include=['PIL', 'data', 'generate', 'options', 'zipfile'])
+    watched = atheris.instrument_imports(
+        include=['PIL', 'data', 'generate', 'dcgan.cli', 'zipfile'])
 else:                   # test_fuzz.py does without it
     watched = contextlib.nullcontext()
 with watched:
@@ -31,7 +32,7 @@ with watched:
 
     import data  # found by the line above
     import generate
-    import options
+    from dcgan import cli
 
 Z_DIM = 3
 NAMES = ['a.jpg', 'b.jpg']
@@ -151,19 +152,19 @@ def numbers(content, folder):
     """Any text is what the type of an option promises or refused."""
     taken = None
     for parse, promise in (
-            (options.whole(2, 9), lambda value: value in range(2, 10)),
+            (cli.int_between(2, 9), lambda value: value in range(2, 10)),
             (generate.seed, lambda value: value in range(2 ** 32)),
-            (options.real(0, 1), lambda value: 0 <= value < 1),
-            (options.share, lambda value: 0 < value <= 1),
-            (options.device, lambda value: re.fullmatch('cpu|gpu:[0-9]+', value)),
-            (options.listed, lambda value: all(value) and len(set(value)) == len(value)),
-            (options.names(NAMES), lambda value: set(value) <= set(NAMES))):
+            (cli.float_between(0, 1), lambda value: 0 <= value < 1),
+            (cli.fraction, lambda value: 0 < value <= 1),
+            (cli.device, lambda value: re.fullmatch('cpu|gpu:[0-9]+', value)),
+            (cli.comma_list, lambda value: all(value) and len(set(value)) == len(value)),
+            (cli.comma_list_of(NAMES), lambda value: set(value) <= set(NAMES))):
         try:
             value = parse(text(content))
         except REFUSED:
             continue
         assert promise(value), value
-        if parse is not options.listed:         # which takes any text
+        if parse is not cli.comma_list:         # which takes any text
             taken = parse
     return taken
 

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-import augment
 import data
+from dcgan import augment
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 9, 12, 3)).astype(np.uint8)
 

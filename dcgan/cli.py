@@ -1,4 +1,4 @@
-"""What the programs' command lines have in common."""
+"""What the programs' command lines share: parsing, sentences for errors, progress."""
 import argparse
 import contextlib
 import difflib
@@ -10,6 +10,8 @@ import sys
 import time
 
 from tqdm import tqdm
+
+from dcgan import signals
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,19 +56,27 @@ def run(program, args, prefixes):
 
 @contextlib.contextmanager
 def terminable(sentence):
-    """Within it SIGTERM ends the program as Ctrl-C does: cleanly, with a sentence and code 143."""
-    def end(number, frame):
+    """Within it SIGTERM and SIGHUP end the program as Ctrl-C does: cleanly, with a sentence.
+
+    The exit code is 143 or 129.
+    """
+    numbers = [number for number in signals.STOP if number != signal.SIGINT]
+
+    def end(number):
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
     try:
-        yield
+        with signals.handled(numbers, end):
+            yield
     except SystemExit as stopped:
-        if stopped.code == 128 + signal.SIGTERM:
+        if stopped.code in [128 + number for number in numbers]:
             print(sentence, file=sys.stderr)
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+def printable(name):
+    """A name for a line of text: quoted where a line break or an escape sequence is in it."""
+    return name if name.isprintable() else repr(name)
 
 
 def check_writable(path):
@@ -112,7 +122,7 @@ class Progress:
             print(f'{self.done:,} of {self.total:,} {self.unit}', file=sys.stderr)
 
 
-def whole(low, high=2 ** 31 - 1):
+def int_between(low, high=2 ** 31 - 1):
     """An argparse type: a whole number from low to high."""
     def parse(text):
         number = int(text)
@@ -123,7 +133,7 @@ def whole(low, high=2 ** 31 - 1):
     return parse
 
 
-def real(low, high):
+def float_between(low, high):
     """An argparse type: a number from low up to but without high."""
     def parse(text):
         number = float(text)
@@ -134,7 +144,7 @@ def real(low, high):
     return parse
 
 
-def share(text):
+def fraction(text):
     """An argparse type: a number above 0 up to 1."""
     number = float(text)
     if not 0 < number <= 1:
@@ -142,7 +152,7 @@ def share(text):
     return number
 
 
-share.__name__ = 'number'       # see whole
+fraction.__name__ = 'number'       # see int_between
 
 
 def device(text):
@@ -187,7 +197,7 @@ def add_verbose(parser):
     parser.add_argument('--verbose', action='store_true', help="show TensorFlow's own messages")
 
 
-def listed(text):
+def comma_list(text):
     """An argparse type: a comma-separated list of names, '' or none for an empty one."""
     if text.strip() == 'none':
         return []
@@ -205,10 +215,10 @@ def check_name(option, name, known):
          + (f'the nearest: {", ".join(near)}' if near else f'these are {", ".join(known)}'))
 
 
-def names(known):
-    """An argparse type: as listed, of known names."""
+def comma_list_of(known):
+    """An argparse type: as comma_list, of known names."""
     def parse(text):
-        chosen = listed(text)
+        chosen = comma_list(text)
         for name in chosen:
             if name not in known:
                 raise argparse.ArgumentTypeError(f'{name} is none of {", ".join(known)}')

@@ -1,0 +1,140 @@
+"""Files are written and replaced so that a kill at any moment leaves the old content or the new."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+from dcgan import files
+
+# Runs code and kills the process right before or after its n-th change of a name.
+KILLER = '''
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from dcgan import files
+count, moment = int(sys.argv[2]), sys.argv[3]
+
+def killing(change):
+    def changed(*args, **options):
+        global count
+        count -= 1
+        if count == 0 and moment == 'before':
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            change(*args, **options)
+        finally:
+            if count == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    return changed
+
+for name in ('replace', 'rename', 'remove', 'unlink', 'rmdir', 'mkdir', 'link'):
+    setattr(os, name, killing(getattr(os, name)))
+'''
+REPLACE = KILLER + '''
+with files.replacing('set', removed=lambda: ['only_old']) as folder:
+    for name in ('a', 'b', 'only_new'):
+        with open(os.path.join(folder, name), 'w') as f:
+            f.write('new')
+    os.makedirs(os.path.join(folder, 'tree', 'sub'))
+    with open(os.path.join(folder, 'tree', 'sub', 'x'), 'w') as f:
+        f.write('new')
+'''
+
+
+def killed(code, folder, count, moment):
+    """Whether code was killed at its count-th change of a name."""
+    code = subprocess.call([sys.executable, '-c', code, ROOT, str(count), moment], cwd=str(folder))
+    assert code in (0, -9)
+    return code != 0
+
+
+def content(folder):
+    return {os.path.relpath(os.path.join(top, name), str(folder)): open(
+        os.path.join(top, name)).read() for top, _, names in os.walk(str(folder)) for name in names}
+
+
+OLD = {'a': 'old', 'b': 'old', 'only_old': 'old', os.path.join('tree', 'y'): 'old'}
+NEW = {'a': 'new', 'b': 'new', 'only_new': 'new', os.path.join('tree', 'sub', 'x'): 'new'}
+
+
+@pytest.mark.parametrize('moment', ['before', 'after'])
+def test_a_kill_at_any_change_of_a_name_leaves_all_files_old_or_all_new(tmp_path, moment):
+    results = []
+    for count in range(1, 100):
+        folder = tmp_path / str(count)
+        (folder / 'tree').mkdir(parents=True)
+        for name, text in OLD.items():
+            (folder / name).write_text(text)
+        again = killed(REPLACE, folder, count, moment)
+        files.finish_replacing(str(folder))
+        results.append(content(folder))
+        assert results[-1] in (OLD, NEW), count
+        if not again:
+            break
+    assert results[-1] == NEW and OLD in results and results.count(NEW) > 5
+    assert results == sorted(results, key=[OLD, NEW].index)
+
+
+def test_a_kill_while_it_is_completed_loses_nothing(tmp_path):
+    complete = KILLER + "files.finish_replacing('.')"
+    first = next(count for count in range(1, 100)
+                 if os.path.exists(str(interrupted(tmp_path / str(count), count))))
+    for count in range(1, 100):
+        folder = tmp_path / f'again{count}'
+        interrupted(folder, first)
+        again = killed(complete, folder, count, 'before')
+        files.finish_replacing(str(folder))
+        assert content(folder) == NEW
+        if not again:
+            assert count > 5
+            return
+
+
+def interrupted(folder, count):
+    """Where the new files are after a kill; there only if they count already."""
+    (folder / 'tree').mkdir(parents=True)
+    for name, text in OLD.items():
+        (folder / name).write_text(text)
+    killed(REPLACE, folder, count, 'after')
+    ready = [name for name in os.listdir(str(folder)) if name.endswith('.ready')]
+    return folder / (ready[0] if ready else 'none')
+
+
+def test_an_error_while_files_are_written_leaves_the_old_ones(tmp_path):
+    (tmp_path / 'a').write_text('old')
+    with pytest.raises(KeyboardInterrupt), files.replacing(str(tmp_path / 'a')) as folder:
+        with open(os.path.join(folder, 'a'), 'w') as f:
+            f.write('half')
+        raise KeyboardInterrupt
+    assert content(tmp_path) == {'a': 'old'}
+
+
+def test_atomic_write_leaves_the_old_file_after_an_error_and_names_it(tmp_path):
+    path = str(tmp_path / 'a.json')
+    files.write_json(path, {'is': 'old'})
+    with pytest.raises(TypeError):
+        files.write_json(path, {'is': object()})
+    with pytest.raises(OSError, match='a.json') as caught, files.atomic_write(path):
+        raise OSError(28, 'No space left on device')
+    assert caught.value.filename == path
+    assert os.listdir(str(tmp_path)) == ['a.json'] and json.loads(
+        (tmp_path / 'a.json').read_text()) == {'is': 'old'}
+
+
+def test_what_a_dead_process_staged_is_removed_and_a_living_ones_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    for pid in (dead.pid, os.getpid()):
+        (tmp_path / f'.g.{files.HOST}.{pid}.new').mkdir()
+    (tmp_path / '.mine.ready').mkdir()      # none of this program's
+    files.finish_replacing(str(tmp_path))
+    assert sorted(os.listdir(str(tmp_path))) == [f'.g.{files.HOST}.{os.getpid()}.new',
+                                                 '.mine.ready']
+
+
+def test_on_windows_no_process_is_sent_a_signal(monkeypatch):
+    monkeypatch.setattr(files.os, 'name', 'nt')
+    monkeypatch.setattr(files.os, 'kill', lambda *_: pytest.fail('os.kill was called'))
+    assert files.is_running(1)
