@@ -166,6 +166,11 @@ def _text(value):
     return isinstance(value, str) and value != ''
 
 
+def _name(value):
+    """A name that is printed as it is, so it must not disturb a terminal."""
+    return _text(value) and value.isprintable()
+
+
 def _end(value):
     ends = [value.get('epochs'), value.get('max_steps')] if isinstance(value, dict) else []
     return any(ends) and all(end is None or _whole(1)(end) for end in ends)
@@ -174,7 +179,7 @@ def _end(value):
 # What <prefix>.json holds: always, and what older versions or other programs may leave out.
 REQUIRED = {
     ('settings', 'dataset'): _text, ('settings', 'crop'): _whole(0), ('step',): _whole(0),
-    ('epoch',): lambda value: _number(value) and value >= 0, ('data', 'dataset'): _text,
+    ('epoch',): lambda value: _number(value) and value >= 0, ('data', 'dataset'): _name,
     ('data', 'photographs'): _whole(1), ('data', 'crc32'): _whole(0)}
 OPTIONAL = {
     ('run',): _text, ('end',): _end, ('computed_in',): _text, ('figures', 'swd'): _number,
@@ -224,7 +229,8 @@ def labels_of(prefix):
     facts = settings(prefix)
     names = facts.get('settings', {}).get('attributes', [])
     rows = facts.get('labels', [])
-    if not _are_texts(names) or not _are_texts(rows) or bool(names) != bool(rows) or any(
+    if not _are_texts(names) or not _are_texts(rows) or bool(names) != bool(rows) or not all(
+            map(_name, names)) or any(
             len(row) != len(names) or set(row) - set('+-') for row in rows):
         raise CheckpointError(f'{prefix}.json: its labels are not those of its attributes')
     labels = np.array([[1 if sign == '+' else -1 for sign in row] for row in rows], np.int8)

@@ -7,12 +7,11 @@ import contextlib
 import os
 import platform
 import shutil
-import signal
 import sys
 import tempfile
 import warnings
 
-from dcgan import cli
+from dcgan import cli, signals
 
 REWRITERS = {                                                  # of RewriterConfig
     'bfloat16': 'auto_mixed_precision_onednn_bfloat16',        # in TensorFlow 2, on a processor
@@ -129,18 +128,15 @@ def open_session(graph, precision='float32', workers=None):
 
 @contextlib.contextmanager
 def signals_put_off():
-    """Lets Ctrl-C and SIGTERM come at the end of the block only.
+    """Lets signals that end a program come at the end of the block only.
 
     While TensorFlow is imported an exception from outside may end as another one, or nowhere.
     """
     came = []
-    kept = {number: signal.signal(number, lambda number, frame: came.append(number))
-            for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with signals.handled(signals.STOP, came.append):
+            yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
         for number in came[:1]:
             os.kill(os.getpid(), number)
 

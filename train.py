@@ -27,40 +27,9 @@ import log
 import pictures
 import session
 import trainer
-from dcgan import augment, cli
+from dcgan import cli, settings, signals
 
-# What makes a run what it is: saved with each checkpoint, and the same on --resume.
-DEFAULTS = {
-    'dataset': 'lfw', 'image_size': 64, 'crop': None, 'augment': [],
-    'augment_crop': 4, 'augment_rotate': 10.0, 'augment_color': 0.1, 'batch_size': 64,
-    'z_dim': 100, 'lr': 0.0002, 'lr_d': None, 'beta1': 0.5, 'init': 'glorot', 'g_steps': 1,
-    'average': 0.0, 'diffaugment': [], 'smooth': 0.0, 'instance_noise': 0.0,
-    'spectral_norm': False, 'r1': 0.0, 'attributes': [], 'condition': 'projection', 'loss': 'gan',
-    'optimizer': 'adam', 'beta2': 0.999, 'd_steps': 1, 'clip': 0.0, 'gradient_penalty': 0.0,
-    'norm_d': 'batch', 'fused_step': False, 'precision': 'float32', 'deterministic': False,
-    'plain_convolutions': False, 'seed': 0, 'workers': 1, 'sync_batch_norm': False}
-# What a loss brings with it, as its paper has it.
-LOSSES = {
-    'gan': {},
-    # Arjovsky et al. 2017, algorithm 1. Batch norm without a scale to clip would undo the clipping.
-    'wgan': {'optimizer': 'rmsprop', 'lr': 0.00005, 'd_steps': 5, 'clip': 0.01,
-             'norm_d': 'scaled'},
-    # Gulrajani et al. 2017, algorithm 1 and section 4
-    'wgan-gp': {'lr': 0.0001, 'beta1': 0.0, 'beta2': 0.9, 'd_steps': 5, 'gradient_penalty': 10.0,
-                'norm_d': 'none'}}
-RECIPES = {
-    'original': {},
-    # docs/recipe.md has the comparison.
-    'best': {'augment': ['flip'], 'average': 0.999, 'spectral_norm': True}}
-DIFFAUGMENT = ('color', 'translation', 'cutout')
-# What these settings may be, lists: of what.
-CHOICES = {
-    'image_size': (32, 48, 64, 96, 128), 'augment': tuple(augment.AUGMENTATIONS),
-    'condition': ('projection', 'maps'), 'loss': tuple(LOSSES), 'optimizer': ('adam', 'rmsprop'),
-    'norm_d': ('batch', 'scaled', 'none'), 'init': ('glorot', 'normal'),
-    'diffaugment': DIFFAUGMENT, 'precision': ('float32', 'bfloat16', 'auto')}
 KEPT_LABELS = 1000      # rows of them that a checkpoint knows, to draw by
-EPOCHS = 20
 LFW_COUNT = 13233
 
 
@@ -69,58 +38,64 @@ def main(argv=None):
 
 
 def train(args):
-    args.dataset = find_dataset(args)
-    source = find_photographs(args)
-    name = f'dcgan_{source.name}'
-    above, folder = os.path.split(os.path.realpath(args.model_dir))
-    if folder == checkpoint.BEST and checkpoint.of_run(above, name):
-        cli.fail(f'--model-dir {args.model_dir}: the run in {above} keeps its best checkpoint '
-                 'there; a copy of it elsewhere goes on with --resume')
-    samples_dir = args.samples_dir or os.path.join('samples', name)
-    with contextlib.ExitStack() as alone:
-        if args.task == 0 and not args.dry_run:         # it keeps what comes of the run
-            folders = {os.path.realpath(folder): folder for folder in (args.model_dir, samples_dir)}
-            for folder in folders.values():
-                os.makedirs(folder, exist_ok=True)
-                alone.enter_context(checkpoint.lock(folder))
-            checkpoint.remove_remains(args.model_dir, name)
-        step, prefix = starting_point(args, name) if args.task == 0 else (0, None)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(signals.handled(signals.SAVE, lambda number: None))     # nothing yet
+        args.dataset = find_dataset(args)
+        given = {name: value for name, value in vars(args).items() if value is not None}
+        source = find_photographs(args)
+        name = find_run(args, f'dcgan_{source.name}')
+        above, folder = os.path.split(os.path.realpath(args.model_dir))
+        if folder == checkpoint.BEST and checkpoint.of_run(above, name):
+            cli.fail(f'--model-dir {args.model_dir}: the run in {above} keeps its best checkpoint '
+                     'there; a copy of it elsewhere goes on with --resume')
+        writes = args.task == 0 and not args.dry_run
+        if writes:
+            os.makedirs(args.model_dir, exist_ok=True)
+            stack.enter_context(checkpoint.lock(args.model_dir))
+            checkpoint.remove_leftovers(args.model_dir, name)
+        step, prefix = find_resume_checkpoint(args, name) if args.task == 0 else (0, None)
+        saved = read_metadata(prefix) if prefix else {}
+        vars(args).update(settings.merge_schedule(given, saved.get('schedule', {})))
+        samples_dir = args.samples_dir or os.path.join('samples', name)
+        if writes:
+            os.makedirs(samples_dir, exist_ok=True)
+            if not os.path.samefile(samples_dir, args.model_dir):
+                stack.enter_context(checkpoint.lock(samples_dir))
+        run = source, name, samples_dir, args, given, step, prefix, saved
         if not args.cluster or args.dry_run:
-            return train_on(source, name, samples_dir, args, step, prefix)
+            return train_on(*run)
         session.set_up(args.verbose, args.device)
         import cluster
         try:
-            workers = cluster.Cluster(args.cluster, args.task)
-            return train_on(source, name, samples_dir, args, step, prefix, workers)
+            return train_on(*run, cluster.Cluster(args.cluster, args.task))
         except cluster.ClusterError as error:
             cli.fail(error)
 
 
-def train_on(source, name, samples_dir, args, step, prefix, workers=None):
-    # settings: the saved ones on --resume, else the defaults, under what was asked for
-    saved = checkpoint.settings(prefix) if prefix else {}
+def train_on(source, name, samples_dir, args, given, step, prefix, saved, workers=None):
+    # run: the saved settings on --resume, else the defaults, under what was asked for
     if workers:
         step, saved = workers.share([step, saved])[0]
     of = prefix or "worker 0's checkpoint"
-    settings = merge_settings(args, saved.get('settings', {}), of)
-    if settings['crop'] is None:
-        settings['crop'] = source.crop
-    step_size = trainer.step_size(settings)
-    for key, value in settings.items():
-        print(f'{key:16} {shown(value)}')
+    run = settings.merge(given, args.recipe, saved.get('settings', {}), of)
+    if run['crop'] is None:
+        run['crop'] = source.crop
+    step_size = trainer.step_size(run)
+    for key, value in run.items():
+        print(f'{key:16} {settings.format_setting(value)}')
 
     # data
-    labels = find_labels(source, settings['attributes'])
+    labels = find_labels(source, run['attributes'])
     if args.dry_run:
         print_plan(args, source, len(source.names), step_size, step, saved)
         if args.sheet:
-            images = data.load(source, settings['image_size'], settings['crop'], args.data_dir,
+            images = data.load(source, run['image_size'], run['crop'], args.data_dir,
                                step_size).images
-            batches = trainer.Batches(images, labels, settings)
+            batches = trainer.Batches(images, labels, run)
             pictures.write(args.sheet, pictures.sheet(batches.photographs(step)))
             print(args.sheet)
         return 0
-    photographs = data.load(source, settings['image_size'], settings['crop'], args.data_dir,
+    photographs = data.load(source, run['image_size'], run['crop'], args.data_dir,
                             step_size)
     images = photographs.images
     seen = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
@@ -129,14 +104,15 @@ def train_on(source, name, samples_dir, args, step, prefix, workers=None):
         labels = labels[np.isin(source.names, photographs.names)]       # but for broken ones
         seen['labels_crc32'] = zlib.crc32(labels.tobytes())
         described['labels'] = checkpoint.labels_to_text(labels[
-            data.rng(settings['seed'], 0, 'labels').permutation(len(labels))[:KEPT_LABELS]])
+            data.rng(run['seed'], 0, 'labels').permutation(len(labels))[:KEPT_LABELS]])
     if workers:
         workers.agree({
-            **{'--' + key.replace('_', '-'): shown(value) for key, value in settings.items()
-               if key != 'dataset'},
+            **{settings.option_name(key): settings.format_setting(value)
+               for key, value in run.items() if key != 'dataset'},
             'the number of photographs': len(images), "the photographs' checksum": seen['crc32'],
             "the labels' checksum": seen.get('labels_crc32')})
-    if saved.get('data', seen) != seen:
+    # The data set is compared by its pixels: its folder may have another name now.
+    if {**saved.get('data', seen), 'dataset': source.name} != seen:
         cli.fail(f'{source.folder} is not what {of} was trained on: '
                  f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
                  'or other pixels or labels')
@@ -148,7 +124,7 @@ def train_on(source, name, samples_dir, args, step, prefix, workers=None):
             workers = None
     # A run that was stopped after a checkpoint may have left it unmeasured, its last one without
     # the GIF.
-    unmeasured = bool(prefix) and 'figures' not in saved
+    unmeasured = bool(saved) and 'figures' not in saved
     gif = os.path.exists(os.path.join(samples_dir, log.GIF))
     if step >= last_step and (args.task or gif and not unmeasured):
         print('nothing left to do')
@@ -156,28 +132,50 @@ def train_on(source, name, samples_dir, args, step, prefix, workers=None):
     if args.task == 0:
         print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
         print(f'{"samples":16} {samples_dir}', flush=True)
-    facts = {'run': saved.get('run') or uuid.uuid4().hex, 'settings': settings, 'end': end,
+        say_what_goes(args, name)
+    facts = {'run': saved.get('run') or uuid.uuid4().hex, 'settings': run, 'end': end,
+             'schedule': {key: getattr(args, key) for key in settings.SCHEDULE},
              'data': seen, 'computed_in': saved.get('computed_in'), **described}
-    plan = trainer.Plan(name, samples_dir, settings, facts, step, prefix, unmeasured, per_epoch,
+    plan = trainer.Plan(name, samples_dir, run, facts, step, prefix, unmeasured, per_epoch,
                         last_step)
-    return trainer.run(plan, args, trainer.Batches(images, labels, settings, args.task), workers)
+    return trainer.run(plan, args, trainer.Batches(images, labels, run, args.task), workers)
 
 
 def find_dataset(args):
-    """What --dataset says; without it that of the one run there is to --resume, else LFW."""
+    """`--dataset` if given; with `--resume` the only run's dataset; otherwise LFW."""
     if args.dataset or not args.resume:
-        return args.dataset or DEFAULTS['dataset']
+        return args.dataset or settings.DEFAULTS['dataset']
     found = checkpoint.runs(args.model_dir)
     if len(found) > 1:
         cli.fail(f'--resume: {args.model_dir} holds more than one run, {", ".join(found)}; '
                  '--dataset says which')
     for name in found:
         for _, prefix in reversed(checkpoint.of_run(args.model_dir, name)):
-            with contextlib.suppress(checkpoint.CheckpointError):   # starting_point says so
-                facts = checkpoint.settings(prefix)
-                if facts:
-                    return facts['settings']['dataset']
-    return DEFAULTS['dataset']
+            with contextlib.suppress(checkpoint.CheckpointError):   # what reads it says so
+                metadata = checkpoint.settings(prefix)
+                if metadata:
+                    return metadata['settings']['dataset']
+        if name[len('dcgan_'):] in data.DATASETS:
+            return name[len('dcgan_'):]
+        cli.fail(f'--resume: no checkpoint {name}-<step> in {args.model_dir} has metadata that '
+                 'says what it was trained on; --dataset does')
+    return settings.DEFAULTS['dataset']
+
+
+def find_run(args, name):
+    """The run that --resume goes on with; `name`, that of the data set, for a new one.
+
+    A data set's folder may have got another name: the only run there is of a folder is taken, and
+    refused later if the pixels differ.
+    """
+    found = checkpoint.runs(args.model_dir) if args.resume and args.task == 0 else []
+    if not found or name in found:
+        return name
+    of_folders = [run for run in found if run[len('dcgan_'):] not in data.DATASETS]
+    if args.dataset not in data.DATASETS and len(of_folders) == 1:
+        return of_folders[0]
+    cli.fail(f'--resume: {args.model_dir} holds no run of {args.dataset}, only '
+             f'{", ".join(found)}; without --resume a new run begins')
 
 
 def find_photographs(args):
@@ -197,7 +195,7 @@ def find_photographs(args):
     return source
 
 
-def starting_point(args, name):
+def find_resume_checkpoint(args, name):
     """(step, prefix) of the newest whole checkpoint of this run, (0, None) for a new one."""
     kept = checkpoint.of_run(args.model_dir, name)
     best = checkpoint.of_run(os.path.join(args.model_dir, checkpoint.BEST), name)
@@ -212,32 +210,50 @@ def starting_point(args, name):
     if not kept:
         return 0, None
     session.set_up(args.verbose, args.device)       # to read them
-    # Those of the original program have no settings; of this one's, whose have none has lost them.
-    settings = any(os.path.exists(prefix + '.json') for _, prefix in kept)
+    # Those of the original program have no metadata; of this one's, what has none has lost it.
+    has_metadata = any(os.path.exists(prefix + '.json') for _, prefix in kept)
     for step, prefix in reversed(kept):
-        if is_whole(prefix, settings):
-            if not settings:
-                print(f'{prefix}: no settings beside it, taken to have been trained with the '
-                      'defaults', file=sys.stderr)
+        if is_whole(prefix, has_metadata):
+            if not has_metadata:
+                print(f'{prefix}: has no metadata, so the run goes on with the options given and '
+                      'the defaults; the original program trained with --batch-size 100 '
+                      '--g-steps 2 --crop 0', file=sys.stderr)
             return step, prefix
     cli.fail(f'{args.model_dir}: none of the {len(kept)} checkpoints {name}-<step> is whole'
              + (f'; a copy of {best[-1][1]} in another --model-dir goes on'
-                    if best and is_whole(best[-1][1]) else ''))
+                if best and is_whole(best[-1][1]) else ''))
 
 
-def is_whole(prefix, settings=True):
-    """Whether a checkpoint can be read; what keeps it from that is said.
-
-    settings: whether there must be some beside it.
-    """
+def is_whole(prefix, needs_metadata=True):
+    """Whether a checkpoint can be read; what keeps it from that is said."""
     try:
         checkpoint.verify(prefix)
-        if settings and not checkpoint.settings(prefix):
+        if needs_metadata and not checkpoint.settings(prefix):
             raise checkpoint.CheckpointError(f'{prefix}.json is missing')
     except checkpoint.CheckpointError as error:
         print(f'{error}: it is not used', file=sys.stderr)
         return False
     return True
+
+
+def read_metadata(prefix):
+    """The metadata of the checkpoint that a run goes on from, whose settings were checked."""
+    metadata = checkpoint.settings(prefix)
+    try:
+        for part in ('settings', 'schedule'):
+            settings.check_saved(metadata.get(part, {}))
+    except settings.SettingsError as error:
+        cli.fail(f'{prefix}.json: {error}')
+    return metadata
+
+
+def say_what_goes(args, name):
+    """Says how many checkpoints are removed where more are there than are to be kept."""
+    count = len(checkpoint.of_run(args.model_dir, name))
+    if args.max_to_keep and count > args.max_to_keep:
+        print(f'--max-to-keep {args.max_to_keep}: {count} checkpoints are in {args.model_dir}; '
+              f'the next save removes the oldest {count + 1 - args.max_to_keep}, --max-to-keep 0 '
+              'none', file=sys.stderr, flush=True)
 
 
 def find_labels(source, attributes):
@@ -260,77 +276,13 @@ def print_plan(args, source, count, step_size, step, saved):
                              f'a step takes {step_size}')
     end = {'epochs': args.epochs, 'max_steps': args.max_steps}
     if not any(end.values()):
-        end = saved.get('end', {'epochs': EPOCHS, 'max_steps': None})
+        end = saved.get('end', {'epochs': settings.EPOCHS, 'max_steps': None})
     per_epoch = count // step_size
-    ends = [end['max_steps'], end['epochs'] and end['epochs'] * per_epoch]
+    ends = [end.get('max_steps'), end.get('epochs') and end['epochs'] * per_epoch]
     last_step = min(steps for steps in ends if steps)
     print(f'{"photographs":16} {count:,} of {source.folder}: {per_epoch:,} steps an epoch')
     print(f'{"steps":16} {step:,} done of {last_step:,}')
     return per_epoch, last_step, end
-
-
-def merge_settings(args, saved, prefix):
-    """DEFAULTS under the saved settings under recipe and options given; these must not differ."""
-    for key in set(saved) & set(DEFAULTS):
-        if not is_like(saved[key], DEFAULTS[key]) or not is_choice(key, saved[key]):
-            cli.fail(f'{prefix}.json: {key} is {saved[key]!r}, as no run has it')
-    loss = saved.get('loss', args.loss or DEFAULTS['loss'])
-    settings = {**DEFAULTS, **LOSSES[loss], **saved}
-    given = {key: getattr(args, key) for key in DEFAULTS if getattr(args, key) is not None}
-    for key, value in dict(RECIPES[args.recipe], **given).items():
-        if saved and key == 'workers' and value != settings[key]:
-            cli.fail(f'{prefix} was trained by {settings[key]} workers, not by {value}')
-        # The data set is compared by its pixels: its folder may have moved.
-        if saved and key != 'dataset' and value != settings[key]:
-            by = '' if key in given else f'--recipe {args.recipe}, '
-            cli.fail(f'{by}{as_option(key, value)}: {prefix} was trained '
-                     + ('without it' if settings[key] is None or value is True else
-                            f'with {as_option(key, settings[key])}'))
-        settings[key] = value
-    if settings['loss'] != 'gan' and settings['smooth']:
-        cli.fail(f'--smooth {settings["smooth"]}: a critic, as --loss {settings["loss"]} has '
-                 'it, tells no probabilities')
-    if settings['clip'] and settings['spectral_norm']:
-        cli.fail(f'--clip {settings["clip"]}: goes without --spectral-norm, which makes the '
-                 'kernels large again')
-    if settings['optimizer'] != 'adam' and {'beta1', 'beta2'} & set(given):
-        cli.fail(f'--beta1, --beta2: {settings["optimizer"]} has none')
-    if settings['gradient_penalty'] and settings['norm_d'] != 'none':
-        # It is one on each image's own slope (Gulrajani et al. 2017, section 4).
-        cli.fail(f'--gradient-penalty {settings["gradient_penalty"]}: goes with --norm-d none')
-    if settings['condition'] != DEFAULTS['condition'] and not settings['attributes']:
-        cli.fail(f'--condition {settings["condition"]}: goes with --attributes')
-    for kind in ('crop', 'rotate', 'color'):
-        strength = given.get(f'augment_{kind}')
-        if strength is not None and kind not in settings['augment']:
-            cli.fail(f'--augment-{kind} {strength}: goes with --augment {kind}')
-    if settings['sync_batch_norm'] and settings['workers'] == 1:
-        cli.fail('--sync-batch-norm: goes with --cluster')
-    return settings
-
-
-def as_option(key, value):
-    """A setting as on the command line."""
-    option = '--' + key.replace('_', '-')
-    return option if value is True else f'{option} {shown(value)}'
-
-
-def is_like(value, default):
-    """Whether a saved setting is of its default's kind."""
-    if default is None:
-        return value is None or is_like(value, 0)
-    return isinstance(value, (int, float) if isinstance(default, (int, float)) else type(default))
-
-
-def is_choice(key, value):
-    """Whether a saved setting is one of those that there are."""
-    values = value if isinstance(value, list) else [value]
-    return all(isinstance(one, str) if key == 'attributes' else one in CHOICES.get(key, [one])
-               for one in values)
-
-
-def shown(value):
-    return ','.join(value) or 'none' if isinstance(value, list) else value
 
 
 def parse(argv):
@@ -338,118 +290,28 @@ def parse(argv):
     parser = cli.Parser(description=summary, epilog=details,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
 
-    group = parser.add_argument_group('photographs')
-    group.add_argument('--dataset',
-                       help='lfw, celeba, toy or any folder of images (lfw; with --resume what '
-                            'the run there was trained on)')
+    group = parser.add_argument_group(settings.PHOTOGRAPHS)
+    settings.add_options(group, settings.PHOTOGRAPHS)
     group.add_argument('--data-dir', default='datasets', metavar='DIR',
                        help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
-    group.add_argument('--image-size', type=int, choices=CHOICES['image_size'],
-                       help='pixels a side (64)')
-    group.add_argument('--crop', type=cli.int_between(0), metavar='N',
-                       help='take the middle N x N pixels of a photograph, 0: the largest square '
-                            '(lfw 150, celeba 178, else 0)')
-    group.add_argument('--augment', type=cli.comma_list_of(CHOICES['augment']), metavar='LIST',
-                       help='what is done to photographs at random, comma-separated, of: '
-                            f'{", ".join(CHOICES["augment"])} (none)')
-    group.add_argument('--augment-crop', type=cli.int_between(1), metavar='N',
-                       help='pixels that crop shifts by at most (4)')
-    group.add_argument('--augment-rotate', type=cli.float_between(0, 180), metavar='X',
-                       help='degrees that rotate turns by at most (10)')
-    group.add_argument('--augment-color', type=cli.float_between(0, 1), metavar='X',
-                       help='share by which color changes brightness, contrast, saturation and '
-                            'hue at most (0.1)')
 
-    group = parser.add_argument_group('training')
-    group.add_argument('--recipe', choices=RECIPES, default='original',
+    group = parser.add_argument_group(settings.TRAINING)
+    group.add_argument('--recipe', choices=settings.RECIPES, default='original',
                        help="settings in a word: the original's, or what gave the best faces here "
                             '(%(default)s); options given beside it come first')
     group.add_argument('--epochs', type=cli.int_between(1), metavar='N',
-                       help=f'times through the photographs ({EPOCHS}, without --max-steps)')
+                       help=f'times through the photographs ({settings.EPOCHS}, without '
+                            '--max-steps)')
     group.add_argument('--max-steps', type=cli.int_between(1), metavar='N',
                        help='end after N steps in all')
-    group.add_argument('--attributes', type=cli.comma_list, metavar='LIST',
-                       help='also learn to draw these of the 40 labels of CelebA on request, '
-                            'comma-separated: Smiling,Male (none)')
-    group.add_argument('--condition', choices=CHOICES['condition'],
-                       help='how D sees attributes (projection)')
-    group.add_argument('--batch-size', type=cli.int_between(1), metavar='N', help='images (64)')
-    group.add_argument('--z-dim', type=cli.int_between(1), metavar='N',
-                       help='numbers of noise an image (100)')
-    group.add_argument('--lr', type=cli.float_between(0, 1), metavar='X',
-                       help='learning rate (0.0002; wgan: 0.00005, wgan-gp: 0.0001)')
-    group.add_argument('--lr-d', type=cli.float_between(0, 1), metavar='X',
-                       help="D's learning rate where it is another one (as --lr)")
-    group.add_argument('--beta1', type=cli.float_between(0, 1), metavar='X',
-                       help="Adam's beta1 (0.5; wgan-gp: 0)")
-    group.add_argument('--beta2', type=cli.float_between(0, 1), metavar='X',
-                       help="Adam's beta2 (0.999; wgan-gp: 0.9)")
-    group.add_argument('--loss', choices=CHOICES['loss'],
-                       help="gan: the original's. wgan: a critic with clipped weights. wgan-gp: "
-                            "one with a penalty on its slope. These bring their papers' settings "
-                            'with them (gan)')
-    group.add_argument('--optimizer', choices=CHOICES['optimizer'], help='(adam; wgan: rmsprop)')
-    group.add_argument('--d-steps', type=cli.int_between(1), metavar='N',
-                       help="runs of D's optimizer a step, each on other photographs (1; wgan, "
-                            'wgan-gp: 5)')
-    group.add_argument('--clip', type=cli.float_between(0, 1e6), metavar='X',
-                       help="keep D's weights in [-X, X], 0: no (0; wgan: 0.01)")
-    group.add_argument('--gradient-penalty', type=cli.float_between(0, 1e6), metavar='LAMBDA',
-                       help="weight of the penalty on D's slopes other than 1 (0; wgan-gp: 10)")
-    group.add_argument('--norm-d', choices=CHOICES['norm_d'],
-                       help='normalisation in D; scaled: batch norm with a learnt scale (batch; '
-                            'wgan: scaled, wgan-gp: none)')
-    group.add_argument('--g-steps', type=cli.int_between(1), metavar='N',
-                       help="runs of G's optimizer a step, on the same noise (1)")
-    group.add_argument('--init', choices=CHOICES['init'],
-                       help='initial kernels: glorot_uniform, or normal of deviation 0.02 (glorot)')
-    group.add_argument('--average', type=cli.float_between(0, 1), metavar='DECAY',
-                       help="also keep a moving average of G's weights, and draw with it (0: none)")
-    group.add_argument('--diffaugment', type=cli.comma_list_of(DIFFAUGMENT), metavar='LIST',
-                       help='change at random what D sees of photographs and drawings alike; '
-                            f'comma-separated, of: {", ".join(DIFFAUGMENT)} (none)')
-    group.add_argument('--smooth', type=cli.float_between(0, 1), metavar='X',
-                       help='D is to say 1 - X to photographs: one-sided label smoothing (0)')
-    group.add_argument('--instance-noise', type=cli.float_between(0, 10), metavar='X',
-                       help='deviation of noise on all that D sees, halved every 1,000 steps (0)')
-    group.add_argument('--spectral-norm', action='store_true', default=None,
-                       help="divide D's kernels by their largest singular value")
-    group.add_argument('--r1', type=cli.float_between(0, 1e6), metavar='GAMMA',
-                       help="weight of the penalty on D's slopes at photographs; with batch norm, "
-                            "which mixes them, on those of the batch's sum (0)")
-    group.add_argument('--fused-step', action='store_true', default=None,
-                       help="D's and G's update in one run: the same gradients, less work")
-    group.add_argument('--precision', choices=CHOICES['precision'],
-                       help='in which matrices are multiplied; auto: bfloat16 where the processor '
-                            'has it (float32)')
-    group.add_argument('--deterministic', action='store_true', default=None,
-                       help="only TensorFlow 2's deterministic kernels: the same run on the same "
-                            'machine comes out the same to the bit, stopped or not')
-    group.add_argument('--plain-convolutions', action='store_true', default=None,
-                       help="TensorFlow's own kernels for all convolutions, also where another "
-                            'formulation of the same sum is faster')
-    group.add_argument('--sync-batch-norm', action='store_true', default=None,
-                       help="with --cluster: batch statistics of all workers' shares, as one "
-                            'worker with a batch as large would have them')
-    group.add_argument('--seed', type=cli.int_between(0), metavar='N',
-                       help='of the weights, the order, augmentation and noise (0)')
+    settings.add_options(group, settings.TRAINING)
 
-    group = parser.add_argument_group('the run')
+    group = parser.add_argument_group(settings.RUN)
     group.add_argument('--model-dir', default='model', metavar='DIR',
                        help='where checkpoints go (%(default)s)')
-    group.add_argument('--samples-dir', metavar='DIR',
-                       help='where sheets, samples.gif, loss.csv, quality.csv, their curves '
-                            'and events/ go (samples/dcgan_<dataset>)')
     group.add_argument('--resume', action='store_true',
                        help='go on from the newest checkpoint, with its settings')
-    group.add_argument('--log-every', type=cli.int_between(1), default=10, metavar='N',
-                       help='steps between rows of loss.csv (%(default)s)')
-    group.add_argument('--sample-every', type=cli.int_between(1), default=200, metavar='N',
-                       help='steps between sheets (%(default)s)')
-    group.add_argument('--save-every', type=cli.int_between(1), default=500, metavar='N',
-                       help='steps between checkpoints (%(default)s)')
-    group.add_argument('--max-to-keep', type=cli.int_between(0), default=5, metavar='N',
-                       help='checkpoints that stay, 0: all (%(default)s)')
+    settings.add_options(group, settings.RUN)
     group.add_argument('--cluster', type=cli.addresses, metavar='HOST:PORT,...',
                        help='train with a process at each of these addresses, in a network of '
                             'their own: who reaches a port can do what the process can')

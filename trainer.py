@@ -15,7 +15,7 @@ import log
 import metrics
 import pictures
 import session
-from dcgan import augment, cli
+from dcgan import augment, cli, signals
 
 # Those settings that graph.build is given.
 OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
@@ -91,10 +91,16 @@ def step_size(settings):
 
 
 class Keeper:
-    """What is drawn, measured, written and saved of a run."""
+    """Draws, measures, writes and saves what is due after a step.
+
+    The training thread draws and saves, as only it may run the session. Sheets and measures are
+    worked on beside the next steps, one at a time and complete before the next checkpoint: so
+    what a checkpoint goes on from has all records up to it.
+    """
 
     def __init__(self, tf, sess, p, saver, plan, args, batches, reference, stop):
         """reference: what Batches.reference gave. stop: not empty when the run is to end."""
+        self.background, self.pending = concurrent.futures.ThreadPoolExecutor(1), None
         self.tf, self.sess, self.p, self.saver = tf, sess, p, saver
         self.profile, self.alike = reference
         self.stop = stop
@@ -119,7 +125,7 @@ class Keeper:
             self.records.losses(step, loss_d, loss_g, np.mean(d_real), np.mean(d_fake))
         if step % self.args.sample_every == 0 or last:
             self.refit(step)
-            self.records.sheet(step, self.draw(self.sheet_noise, self.sheet_labels))
+            self.beside(self.records.sheet, step, self.draw(self.sheet_noise, self.sheet_labels))
         if step % self.args.save_every == 0 or last:
             self.save(step)
             # Who stops it does not wait for more than the checkpoint.
@@ -148,6 +154,7 @@ class Keeper:
         if self.saved_step == step:
             return
         self.refit(step)
+        self.wait()
         # The losses were those before the update.
         check_finite(self.draw(self.sheet_noise, self.sheet_labels), 'its images are', step,
                      self.prefix)
@@ -163,16 +170,40 @@ class Keeper:
         fakes = pictures.to_uint8(np.concatenate([
             self.draw(noise, self.batches.asked(self.p, SHEET, number, 'evaluate labels'))
             for number, noise in enumerate(np.split(self.evaluated_noise, EVALUATED // SHEET))]))
+        self.beside(self.record_metrics, fakes, self.saved_step, self.prefix)
+
+    def record_metrics(self, fakes, step, prefix):
+        """Measures a checkpoint's samples, uint8 [EVALUATED, h, w, 3], and notes the figures."""
         distances = metrics.swd(self.profile, metrics.swd_profile(fakes))
         figures = {'swd': float(np.mean(list(distances.values()))),
                    'ms_ssim': metrics.ms_ssim(*np.split(fakes, 2)),
                    'ms_ssim_photographs': self.alike}
-        self.records.quality(self.saved_step, **figures)
-        checkpoint.note_figures(self.prefix, self.plan.name, figures)
+        self.records.quality(step, **figures)
+        checkpoint.record_metrics(prefix, self.plan.name, figures)
+
+    def beside(self, function, *arguments):
+        """Calls a function on the other thread, once what was begun there is done."""
+        self.wait()
+        self.pending = self.background.submit(function, *arguments)
+
+    def wait(self):
+        """Waits for what was begun on the other thread; raises what it raised."""
+        pending, self.pending = self.pending, None
+        if pending:
+            pending.result()
+
+    def gif(self):
+        """Makes samples.gif of the sheets of a run that has reached its end."""
+        self.wait()
+        self.records.gif(self.args.sample_every)
 
     def close(self):
         """Closes the tables and draws their curves."""
-        self.records.close()
+        try:
+            self.wait()
+        finally:
+            self.background.shutdown()
+            self.records.close()
 
 
 def run(plan, args, batches, workers=None):
@@ -216,7 +247,7 @@ def run(plan, args, batches, workers=None):
         if workers:
             closed.enter_context(workers.errors_named())
         sess = closed.enter_context(session.open_session(p.graph, precision, workers))
-        stop = closed.enter_context(stop_signals())
+        stop, save = closed.enter_context(received_signals())
         ahead = closed.enter_context(concurrent.futures.ThreadPoolExecutor(1))
         if plan.prefix:
             checkpoint.restore(sess, saver, plan.prefix, variables)
@@ -247,10 +278,13 @@ def run(plan, args, batches, workers=None):
             check_finite(losses[:2], 'the loss is', step, (keeper or plan).prefix)
             if keeper:
                 keeper.after_step(step, *losses, all_stop)
+                if save:
+                    save.clear()
+                    keeper.save(step)
         if keeper:
             keeper.save(step)
             if not (stop or all_stop):
-                keeper.records.gif(args.sample_every)
+                keeper.gif()
 
     if stop or all_stop:
         print(f'stopped at step {step:,}' + (f' and saved {keeper.prefix}' if keeper else '')
@@ -323,23 +357,22 @@ def memory_named(tf, settings):
 
 
 @contextlib.contextmanager
-def stop_signals():
-    """A list that Ctrl-C or SIGTERM puts its number into, so that a step is finished and saved.
+def received_signals():
+    """Yields two lists of signals that came: those that end the run, those that ask for a save.
 
-    A second one ends at once.
+    Ending, a step is finished and saved. A second signal to end does so at once.
     """
-    stop = []
+    stop, save = [], []
 
-    def note(number, frame):
-        if stop and number == signal.SIGINT:
+    def note(number):
+        if number in signals.SAVE:
+            save.append(number)
+        elif stop and number == signal.SIGINT:
             raise KeyboardInterrupt
-        if stop:
+        elif stop:
             sys.exit(128 + number)
-        stop.append(number)
+        else:
+            stop.append(number)
 
-    kept = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+    with signals.handled(signals.STOP + signals.SAVE, note):
+        yield stop, save

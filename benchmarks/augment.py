@@ -19,18 +19,18 @@ import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-import augment  # noqa: E402
 
 import session  # noqa: E402
-import train  # noqa: E402
 import trainer  # noqa: E402
+from dcgan import augment  # noqa: E402
+from dcgan.settings import DEFAULTS, DIFFAUGMENT  # noqa: E402
 
 PHOTOGRAPHS = 1000
 MADE = 5            # batches of each turn that are made alone
 ALL = list(augment.AUGMENTATIONS)
 CONFIGURATIONS = {'none': {}, **{name: {'augment': [name]} for name in ALL},
                   ','.join(ALL): {'augment': ALL},
-                  'diffaugment': {'diffaugment': list(train.DIFFAUGMENT)}}
+                  'diffaugment': {'diffaugment': list(DIFFAUGMENT)}}
 
 
 class Run:
@@ -38,7 +38,7 @@ class Run:
 
     def __init__(self, tf, images, change, like=None):
         precision, _ = session.choose_precision('auto')
-        self.settings = dict(train.DEFAULTS, image_size=images.shape[1], fused_step=True, **change)
+        self.settings = dict(DEFAULTS, image_size=images.shape[1], fused_step=True, **change)
         self.batches = trainer.Batches(images, None, self.settings)
         self.step = 0
         if like:

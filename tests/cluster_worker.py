@@ -16,8 +16,8 @@ import numpy as np
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
 import session  # noqa: E402
-import train  # noqa: E402
 import trainer  # noqa: E402
+from dcgan.settings import DEFAULTS  # noqa: E402
 
 
 def main(name, steps, batch_size, settings, task=0, *addresses):
@@ -25,7 +25,7 @@ def main(name, steps, batch_size, settings, task=0, *addresses):
     import cluster
     import graph
     task = int(task)
-    settings = dict(train.DEFAULTS, image_size=32, batch_size=int(batch_size),
+    settings = dict(DEFAULTS, image_size=32, batch_size=int(batch_size),
                     workers=len(addresses or [0]), **json.loads(settings))
     workers = cluster.Cluster(list(addresses), task) if addresses else None
     images = np.random.RandomState(0).randint(0, 256, (600, 32, 32, 3), np.uint8)

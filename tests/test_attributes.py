@@ -11,7 +11,7 @@ import generate
 import plain_celeba
 import sampler
 from conftest import ROOT
-from test_programs import pixels, refused_here, run, run_here
+from running import pixels, refused_here, run, run_here
 
 SMALL = ['--dataset', 'celeba', '--image-size', 32, '--batch-size', 16, '--log-every', 50]
 

@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 
 import classify
 import plain_celeba
-from test_programs import run, run_here
+from running import run, run_here
 
 
 @pytest.fixture(scope='module')

@@ -18,8 +18,7 @@ from PIL import Image
 import cluster
 import data
 from conftest import ROOT, costly
-from test_faults import tensors
-from test_programs import refused, refused_here, rows
+from running import refused, refused_here, rows, tensors
 
 STEPS = 12
 RUN = ['--dataset', 'toy', '--image-size', 32, '--batch-size', 8, '--augment', 'flip', '--average',

@@ -15,7 +15,7 @@ import data
 import evaluate
 import metrics
 from conftest import ROOT
-from test_programs import refused, run
+from running import refused, run
 
 FIGURES = ['swd', 'swd_32', 'swd_16', 'ms_ssim']
 

@@ -14,7 +14,7 @@ import export
 import models
 import sampler
 import session
-from test_programs import TINY, refused, run
+from running import TINY, refused, run
 
 OLD = tf.__version__.startswith('1.')
 NAMES, SIZE, Z, WIDTH = ['Red', 'Light'], 48, 20, 3

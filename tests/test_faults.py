@@ -19,7 +19,7 @@ import checkpoint
 import train
 import trainer
 from conftest import costly
-from test_programs import TOY, refused, refused_here, rows, run, started
+from running import TOY, refused, refused_here, rows, run, started, tensors
 
 SEEDS = range(int(os.environ.get('RUNS', '1')))
 
@@ -47,11 +47,6 @@ def another(whole, tmp_path):
     for folder in ('model', 'samples'):
         shutil.copytree(str(whole / folder), str(tmp_path / folder))
     return tmp_path
-
-
-def tensors(prefix):
-    reader = tf.train.NewCheckpointReader(str(prefix))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def assert_same_run(home, whole):
@@ -210,7 +205,7 @@ def test_what_a_killed_save_left_is_removed(tmp_path):
     others = ['dcgan_lfw-4.index.tempstate123', 'dcgan_toy-4.index', 'my.json.part', 'notes']
     for name in left + others:
         (tmp_path / name).write_bytes(b'half')
-    checkpoint.remove_remains(str(tmp_path), 'dcgan_toy')
+    checkpoint.remove_leftovers(str(tmp_path), 'dcgan_toy')
     assert sorted(os.listdir(str(tmp_path))) == others
 
 

@@ -11,12 +11,12 @@ import losses
 import ops
 import recording
 import session
-import train
 import trainer
 from checkpoint import AVERAGE
+from dcgan.settings import DEFAULTS, LOSSES
 
 SMALL = {'image_size': 32, 'width': 4}
-WGAN, WGAN_GP = ({key: value for key, value in dict(train.LOSSES[loss], loss=loss).items()
+WGAN, WGAN_GP = ({key: value for key, value in dict(LOSSES[loss], loss=loss).items()
                   if key != 'd_steps'} for loss in ('wgan', 'wgan-gp'))
 
 
@@ -47,10 +47,10 @@ def variables(p):
 
 def test_every_setting_of_a_graph_reaches_it():
     parameters = inspect.signature(graph.build).parameters
-    assert set(trainer.OF_GRAPH) == set(parameters) & set(train.DEFAULTS) - {'workers'}
+    assert set(trainer.OF_GRAPH) == set(parameters) & set(DEFAULTS) - {'workers'}
     defaults = {key: parameters[key].default for key in trainer.OF_GRAPH}
     defaults['diffaugment'] = list(defaults['diffaugment'])
-    assert defaults == {key: train.DEFAULTS[key] for key in trainer.OF_GRAPH}
+    assert defaults == {key: DEFAULTS[key] for key in trainer.OF_GRAPH}
 
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])

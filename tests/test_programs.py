@@ -1,8 +1,4 @@
 """train.py and generate.py as a user runs them, on the toy set."""
-import contextlib
-import csv
-import importlib
-import io
 import json
 import os
 import re
@@ -21,99 +17,24 @@ from tensorboard.backend.event_processing import event_accumulator
 import checkpoint
 import generate
 import models
-import parity
 import recording
 import session
 import train
 import trainer
 from conftest import ROOT
-
-TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
-TOY = ['--dataset', 'toy', '--image-size', '32', '--batch-size', '16']
-
-
-@contextlib.contextmanager
-def started(program, *arguments, cwd):
-    """A program as a process, which does not outlive the block."""
-    command = [sys.executable, os.path.join(ROOT, program)] + [str(a) for a in arguments]
-    process = subprocess.Popen(command, cwd=str(cwd), stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, universal_newlines=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def run(program, *arguments, cwd, code=0):
-    """(stdout, stderr) of a program that must end with the code."""
-    with started(program, *arguments, cwd=cwd) as process:
-        out, err = process.communicate(timeout=300)
-    assert process.returncode == code, out + err
-    return out, err
-
-
-def run_here(program, *arguments, cwd, code=0):
-    """As run, but in this process, where TensorFlow has started already."""
-    main = importlib.import_module(program[:-len('.py')]).main
-    out, err = (io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True) for _ in range(2))
-    before = os.getcwd()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        os.chdir(str(cwd))
-        try:
-            ended = main([str(a) for a in arguments]) or 0
-        except SystemExit as stopped:
-            ended = stopped.code
-        finally:
-            os.chdir(before)
-    out, err = (stream.buffer.getvalue().decode() for stream in (out, err))
-    assert ended == code, out + err
-    return out, err
-
-
-def refused(program, *arguments, cwd, run=run):
-    """The one sentence that a program refuses with."""
-    out, err = run(program, *arguments, cwd=cwd, code=2)
-    assert err.startswith('error: ') and err.count('\n') == 1, err
-    return err
-
-
-def refused_here(program, *arguments, cwd):
-    return refused(program, *arguments, cwd=cwd, run=run_here)
-
-
-def without_tensorflow(program, *arguments, cwd):
-    """What a program prints, which must not have imported TensorFlow at its end."""
-    watched = ('import atexit, os, runpy, sys; sys.argv = sys.argv[1:]; '
-               'atexit.register(lambda: "tensorflow" in sys.modules and os._exit(7)); '
-               'sys.path.insert(0, os.path.dirname(sys.argv[0])); '
-               'runpy.run_path(sys.argv[0], run_name="__main__")')
-    done = subprocess.run([sys.executable, '-c', watched, os.path.join(ROOT, program),
-                           *map(str, arguments)], cwd=str(cwd), stdout=subprocess.PIPE, text=True)
-    assert done.returncode == 0
-    return done.stdout
-
-
-def rows(path):
-    with open(str(path), newline='') as f:
-        return list(csv.DictReader(f))
-
-
-@pytest.fixture(scope='module')
-def toy(home):
-    """The options of TOY with the photographs that home has decoded."""
-    return [*TOY, '--data-dir', home / 'datasets']
-
-
-@pytest.fixture(scope='module')
-def home(tmp_path_factory):
-    """A folder in which the toy set was trained on for 6 steps."""
-    folder = tmp_path_factory.mktemp('home')
-    out, err = run('train.py', *TOY, '--max-steps', 6, '--log-every', 2, '--sample-every', 3,
-                   '--save-every', 2, '--max-to-keep', 2, '--augment', 'flip', cwd=folder)
-    assert 'epoch 1/1 step 6/6 · d ' in out
-    assert err == 'reading 4,000 photographs of toy\n'        # nothing of TensorFlow's
-    return folder
+from dcgan import settings
+from running import (
+    TINY,
+    TOY,
+    pixels,
+    refused,
+    refused_here,
+    rows,
+    run,
+    run_here,
+    started,
+    without_tensorflow,
+)
 
 
 def test_what_a_run_leaves(home):
@@ -140,7 +61,7 @@ def test_what_a_run_leaves(home):
     with Image.open(str(samples / 'samples.gif')) as gif:
         assert gif.n_frames == 2
     facts = json.loads((home / 'model' / 'dcgan_toy-6.json').read_text())
-    assert facts['settings'] == dict(train.DEFAULTS, dataset='toy', image_size=32, crop=0,
+    assert facts['settings'] == dict(settings.DEFAULTS, dataset='toy', image_size=32, crop=0,
                                      batch_size=16, augment=['flip'])
     assert (facts['step'], facts['images'], facts['data']['photographs']) == (6, 96, 4000)
 
@@ -281,13 +202,13 @@ def test_what_does_not_go_together_is_refused(tmp_path, options, message):
     assert message in refused_here('train.py', *TOY, *options, '--dry-run', cwd=tmp_path)
 
 
-@pytest.mark.parametrize('loss', train.LOSSES)
+@pytest.mark.parametrize('loss', settings.LOSSES)
 def test_a_loss_brings_what_the_readme_says(tmp_path, loss):
     with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as f:
         row, = re.findall(rf'^\| `{loss}` \|.*\| `(--.*)` \|$', f.read(), re.MULTILINE)
     said = {key: value for key, value in vars(train.parse(shlex.split(row))).items()
-            if key in train.DEFAULTS and key != 'workers' and value is not None}
-    assert set(said) >= set(train.LOSSES[loss]) and len(said) >= 4
+            if key in settings.DEFAULTS and key != 'workers' and value is not None}
+    assert set(said) >= set(settings.LOSSES[loss]) and len(said) >= 4
     out, _ = run_here('train.py', *TOY, '--loss', loss, '--dry-run', cwd=tmp_path)
     shown = dict(line.split(None, 1) for line in out.splitlines() if ' ' in line)
     assert {key: shown[key] for key in said} == {key: str(value) for key, value in said.items()}
@@ -327,8 +248,8 @@ def test_a_recipe_is_settings_in_a_word(tmp_path):
     out, _ = run_here('train.py', '--dataset', 'toy', '--recipe', 'best', '--average', 0.5,
                       '--dry-run', cwd=tmp_path)
     shown = dict(line.split(None, 1) for line in out.splitlines() if ' ' in line)
-    for name, value in dict(train.RECIPES['best'], average=0.5).items():
-        assert shown[name] == str(train.shown(value))
+    for name, value in dict(settings.RECIPES['best'], average=0.5).items():
+        assert shown[name] == str(settings.format_setting(value))
 
 
 def test_a_new_run_does_not_write_over_an_old_one(home):
@@ -394,21 +315,8 @@ def test_a_checkpoint_without_its_settings_is_not_used(home, tmp_path):
     assert 'steps            4 done of 6' in out
     (tmp_path / 'model' / 'dcgan_toy-4.json').unlink()      # as those of the original program
     out, err = run_here('train.py', *resume, cwd=tmp_path)
-    assert 'dcgan_toy-6: no settings beside it, taken to have been trained with the defaults' in err
+    assert 'dcgan_toy-6: has no metadata, so the run goes on with the options given' in err
     assert 'image_size       64' in out
-
-
-@pytest.mark.parametrize('key, value', [
-    ('loss', ['gan']), ('lr_d', 'fast'), ('augment', 'flip'), ('image_size', None),
-    ('loss', 'hinge'), ('optimizer', 'sgd'), ('condition', 'x'), ('image_size', 50),
-    ('augment', ['flop']), ('attributes', [1])])
-def test_settings_that_no_run_has_are_named(capsys, key, value):
-    saved = dict(train.DEFAULTS, **{key: value})
-    with pytest.raises(SystemExit) as stop:
-        train.merge_settings(train.parse([]), saved, 'model/dcgan-1')
-    assert stop.value.code == 2
-    assert f'dcgan-1.json: {key} is {value!r}, as no run has it' in capsys.readouterr().err
-    train.merge_settings(train.parse([]), dict(train.DEFAULTS, lr_d=1, crop=None), 'model/dcgan-1')
 
 
 def test_the_folder_of_the_best_is_no_model_dir(home):
@@ -419,7 +327,7 @@ def test_the_folder_of_the_best_is_no_model_dir(home):
 
 
 def test_where_memory_ends_the_options_are_named(capsys):
-    with pytest.raises(SystemExit) as stop, trainer.memory_named(tf, train.DEFAULTS):
+    with pytest.raises(SystemExit) as stop, trainer.memory_named(tf, settings.DEFAULTS):
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating\ntrace')
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
@@ -544,11 +452,6 @@ def test_image_sizes_are_those_of_the_models():
 
 
 # generate.py
-
-def pixels(path):
-    with Image.open(str(path)) as image:
-        return np.asarray(image)
-
 
 def test_a_sheet_of_any_count_is_the_same_again(home, tmp_path):
     for out, draw in (('a', run_here), ('b', run)):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import data
-import train
 import trainer
+from dcgan.settings import DEFAULTS
 
 P = types.SimpleNamespace(X='X', noise='noise', labels='labels', is_training='t', step='step')
 IMAGES = np.arange(97 * 12, dtype=np.uint32).astype(np.uint8).reshape(97, 2, 2, 3)
@@ -16,7 +16,7 @@ LABELS = np.arange(97, dtype=np.int8)[:, None]
 @pytest.mark.parametrize('step', [0, 3, 9])      # 4 steps an epoch
 @pytest.mark.parametrize('d_steps, workers, batch_size', [(1, 1, 24), (3, 2, 4), (6, 1, 4)])
 def test_all_batches_of_a_step_are_its_photographs(d_steps, workers, batch_size, step):
-    settings = dict(train.DEFAULTS, d_steps=d_steps, workers=workers, batch_size=batch_size, seed=5)
+    settings = dict(DEFAULTS, d_steps=d_steps, workers=workers, batch_size=batch_size, seed=5)
     feeds = [trainer.Batches(IMAGES, LABELS, settings, task).feeds(step, P)
              for task in range(workers)]
     assert [len(of_worker) for of_worker in feeds] == [d_steps] * workers

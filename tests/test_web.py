@@ -24,8 +24,8 @@ import export
 import pictures
 import sampler
 from conftest import ROOT
+from running import TINY
 from test_export import NAMES, OLD, asked  # noqa: F401  a fixture
-from test_programs import TINY
 
 WEB = os.path.join(ROOT, 'web')
 PAGE = ['index.html', 'style.css', 'app.js', 'random.js']
