@@ -10,16 +10,20 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import tensorflow.compat.v1 as tf
 
 import checkpoint
+import export
 import train
 import trainer
-from conftest import costly
-from running import TOY, refused, refused_here, rows, run, started, tensors
+from conftest import ROOT, costly
+from dcgan import files
+from running import TOY, refused, refused_here, rows, run, run_here, started, tensors
 
 SEEDS = range(int(os.environ.get('RUNS', '1')))
 
@@ -335,3 +339,73 @@ def test_a_folder_deleted_under_a_run(command, tmp_path):
     assert process.returncode == 2
     assert 'Traceback' not in err and err.splitlines()[-1].startswith('error: ')
     checkpoint.verify(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
+
+
+# A program whose process is killed right after its n-th rename.
+KILLED = '''
+import os, runpy, signal, sys
+count = int(sys.argv[1])
+sys.argv = sys.argv[2:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+
+def killing(rename):
+    def renamed(*args):
+        global count
+        rename(*args)
+        count -= 1
+        if not count:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return renamed
+
+os.rename, os.replace = killing(os.rename), killing(os.replace)
+runpy.run_path(sys.argv[0], run_name='__main__')
+'''
+
+
+@costly
+@pytest.mark.parametrize('program, options', [
+    ('generate.py', ['--num', 1, '--out', 'faces', '--save-generator', 'g']),
+    ('export.py', ['--format', 'savedmodel', '--out', 'g'])])
+def test_a_program_killed_at_each_rename_leaves_what_it_replaced_or_the_new(
+        home, tmp_path, program, options):
+    def saved(step):
+        return [program, '--ckpt', home / 'model' / f'dcgan_toy-{step}', *options]
+
+    def drawing():
+        """The metadata of what is there, which must draw."""
+        if program == 'export.py':
+            export.draw_savedmodel(str(tmp_path / 'g'), [{'noise': [[0.5] * 100]}])
+            return (tmp_path / 'g' / 'assets.extra' / 'generator.json').read_text()
+        checkpoint.verify(str(tmp_path / 'g'))
+        return (tmp_path / 'g.json').read_text()
+
+    both = []
+    for step in (6, 4):
+        run_here(*saved(step), cwd=tmp_path)
+        both.append(drawing())
+    new, old = both
+    found = []
+    for count in range(1, 20):
+        run_here(*saved(4), cwd=tmp_path)
+        code = subprocess.call([sys.executable, '-c', KILLED, str(count), os.path.join(
+            ROOT, program), *map(str, saved(6)[1:])], cwd=str(tmp_path), stdout=subprocess.DEVNULL)
+        files.finish_replacing(str(tmp_path))
+        found.append(drawing())
+        if not code:
+            break
+        assert code == -signal.SIGKILL
+    assert found[-1] == new and old in found[:-1] and new in found[:-1]
+    assert found == sorted(found, key=[old, new].index)
+    assert not [name for name in os.listdir(str(tmp_path)) if name.startswith('.')]
+
+
+def test_data_without_an_index_is_removed_by_the_run_that_goes_on(another):
+    data = another / 'model' / 'dcgan_toy-16.data-00000-of-00001'
+    best = another / 'model' / 'best' / 'dcgan_toy-16.json'
+    others = another / 'model' / 'dcgan_lfw-16.data-00000-of-00001'
+    for path in (data, best, others):
+        path.write_bytes(b'left by a kill')
+    checkpoint.remove_leftovers(str(another / 'model'), 'dcgan_toy')
+    assert [path.exists() for path in (data, best, others)] == [False, False, True]
+    for _, prefix in checkpoint.of_run(str(another / 'model'), 'dcgan_toy'):
+        checkpoint.verify(prefix)

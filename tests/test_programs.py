@@ -1,6 +1,7 @@
 """train.py and generate.py as a user runs them, on the toy set."""
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -380,7 +381,8 @@ def test_a_checkpoint_of_another_size_is_named_on_resume(home, tmp_path):
     assert '[100, 2048] there, [100, 8192] here' in err.splitlines()[-1]
 
 
-@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize('number, code', [
+    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_ends(toy, tmp_path, number, code):
     with started('train.py', *toy, '--log-every', 1, cwd=tmp_path) as process:
         for line in process.stdout:
@@ -394,6 +396,52 @@ def test_a_signal_saves_and_ends(toy, tmp_path, number, code):
     step = int(name.split('-')[1])
     assert f'stopped at step {step} and saved {os.path.join("model", name)}' in err
     assert step == int(rows(tmp_path / 'samples' / 'dcgan_toy' / 'loss.csv')[-1]['step'])
+
+
+def test_closing_the_terminal_saves_and_ends(toy, tmp_path):
+    child, terminal = pty.fork()
+    if not child:
+        os.chdir(str(tmp_path))
+        os.execv(sys.executable, [sys.executable, os.path.join(ROOT, 'train.py'),
+                                  *map(str, toy), '--max-steps', '100000'])
+    shown = b''
+    while b'step 2/' not in shown:
+        shown += os.read(terminal, 4096)
+    os.close(terminal)      # what is written to it from now on fails
+    _, status = os.waitpid(child, 0)
+    assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 129
+    (step, prefix), = checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')
+    checkpoint.verify(prefix)
+    assert step >= 2
+
+
+def test_ignored_hangup_stays_ignored_and_a_scheduler_s_signal_saves(toy, tmp_path):
+    command = ['train.py', *toy, '--log-every', 1, '--max-steps', 100000]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)      # as nohup does
+    with started(*command, cwd=tmp_path) as process:
+        signal.signal(signal.SIGHUP, before)
+        waited = (line for line in process.stdout if 'step ' in line)
+        next(waited)
+        process.send_signal(signal.SIGHUP)
+        next(waited)
+        process.send_signal(signal.SIGUSR1)
+        while not checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy'):
+            next(waited)
+        next(waited)            # it goes on
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert len(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')) == 2
+
+
+def test_a_scheduler_s_signal_before_the_first_step_ends_nothing(toy, tmp_path):
+    with started('train.py', *toy, '--max-steps', 1, cwd=tmp_path) as process:
+        for line in process.stdout:
+            if line.startswith('checkpoints'):
+                break
+        process.send_signal(signal.SIGUSR1)
+        process.communicate(timeout=120)
+    assert process.returncode == 0
 
 
 def test_a_dry_run_prints_and_writes_nothing(tmp_path):
@@ -512,6 +560,21 @@ def test_the_generator_alone_draws_the_same(home, tmp_path):
     assert 'trained on 4,000 photographs of toy' in text
     assert (tmp_path / 'a' / 'faces_seed0.png').read_bytes() == (
         tmp_path / 'b' / 'faces_seed0.png').read_bytes()
+
+
+@pytest.mark.parametrize('prefix', ['g', './g', 'sub//g', os.path.join('{}', 'g')])
+def test_a_generator_saved_again_in_the_same_place_is_whole(home, tmp_path, prefix):
+    prefix = prefix.format(tmp_path)
+    for step in (4, 6):
+        text, _ = run_here('generate.py', '--ckpt', home / 'model' / f'dcgan_toy-{step}',
+                           '--save-generator', prefix, '--out', f'{step}', '--num', 4, cwd=tmp_path)
+    folder = os.path.join(str(tmp_path), os.path.dirname(prefix))
+    assert sorted(name for name in os.listdir(folder) if name.startswith(('g.', '.'))) == [
+        'g.data-00000-of-00001', 'g.index', 'g.json']
+    again, _ = run_here('generate.py', '--ckpt', prefix, '--out', 'again', '--num', 4, cwd=tmp_path)
+    assert 'for 6 steps' in again
+    assert (pixels(tmp_path / 'again' / 'faces_seed0.png') == pixels(
+        tmp_path / '6' / 'faces_seed0.png')).all()
 
 
 def test_what_generate_refuses(home, tmp_path):

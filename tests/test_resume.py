@@ -1,0 +1,123 @@
+"""What --resume goes on with: the run that is there, as it was started, never another one."""
+import json
+import os
+import shutil
+
+import pytest
+from PIL import Image
+
+import checkpoint
+import data
+from running import TOY, pixels, refused_here, run_here
+
+ENDINGS = ('.data-00000-of-00001', '.index', '.json')
+
+
+@pytest.fixture
+def copy(home, tmp_path):
+    """A copy of the models of home."""
+    shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
+    return tmp_path
+
+
+def steps(folder, name='dcgan_toy'):
+    return [step for step, _ in checkpoint.of_run(str(folder), name)]
+
+
+def test_checkpoint_of_the_original_program_resumes_and_still_draws(toy, home, tmp_path):
+    (tmp_path / 'model').mkdir()
+    for ending in ENDINGS[:2]:      # no metadata, as the original writes none
+        shutil.copy(str(home / 'model' / f'dcgan_toy-4{ending}'), str(tmp_path / 'model'))
+    for last in (9, 10):
+        out, err = run_here('train.py', *toy, '--resume', '--max-steps', last, cwd=tmp_path)
+        assert ('dcgan_toy-4: has no metadata' in err) == (last == 9)
+        for step in (4, last):
+            run_here('generate.py', '--ckpt', f'model/dcgan_toy-{step}', '--out', f'{step}',
+                     '--num', 4, cwd=tmp_path)
+    assert '9 done of 10' in out
+    assert not (tmp_path / 'model' / 'dcgan_toy-4.json').exists()
+    shown, before = (pixels(folder / 'faces_seed0.png') for folder in (
+        tmp_path / '4', tmp_path / '10'))
+    assert (shown != before).any()
+
+
+def test_the_original_program_s_settings_are_said_where_they_differ(copy):
+    for step in (4, 6):
+        (copy / 'model' / f'dcgan_toy-{step}.json').unlink()
+    _, err = run_here('train.py', *TOY, '--resume', '--dry-run', cwd=copy)
+    assert err.endswith('dcgan_toy-6: has no metadata, so the run goes on with the options given '
+                        'and the defaults; the original program trained with --batch-size 100 '
+                        '--g-steps 2 --crop 0\n')
+
+
+def test_resume_keeps_the_schedule_that_the_run_was_started_with(toy, tmp_path):
+    start = ['--max-to-keep', 0, '--save-every', 1, '--sample-every', 2, '--log-every', 3,
+             '--samples-dir', 'sheets']
+    run_here('train.py', *toy, *start, '--max-steps', 6, cwd=tmp_path)
+    _, err = run_here('train.py', *toy, '--resume', '--max-steps', 8, cwd=tmp_path)
+    assert steps(tmp_path / 'model') == [1, 2, 3, 4, 5, 6, 7, 8] and not err
+    assert not (tmp_path / 'samples').exists()
+    sheets = sorted(name for name in os.listdir(str(tmp_path / 'sheets')) if 'step_' in name)
+    assert sheets == [f'step_{step:07d}.png' for step in (2, 4, 6, 8)]
+    # Given anew another value counts, and what it removes is said before.
+    _, err = run_here('train.py', *toy, '--resume', '--max-steps', 9, '--max-to-keep', 3,
+                      cwd=tmp_path)
+    assert err == ('--max-to-keep 3: 8 checkpoints are in model; the next save removes the oldest '
+                   '6, --max-to-keep 0 none\n')
+    assert steps(tmp_path / 'model') == [7, 8, 9]
+    _, err = run_here('train.py', *toy, '--resume', '--max-steps', 10, cwd=tmp_path)
+    assert steps(tmp_path / 'model') == [8, 9, 10] and not err
+
+
+def test_a_schedule_that_no_run_has_is_named(copy):
+    path = copy / 'model' / 'dcgan_toy-6.json'
+    metadata = json.loads(path.read_text())
+    metadata['schedule']['save_every'] = 0
+    path.write_text(json.dumps(metadata))
+    assert 'dcgan_toy-6.json: save_every is 0, as no run has it' in refused_here(
+        'train.py', '--resume', '--dry-run', cwd=copy)
+
+
+def test_resume_takes_no_other_data_set_where_metadata_is_lost(copy):
+    for step in (4, 6):
+        (copy / 'model' / f'dcgan_toy-{step}.json').write_text('{"settings": ')
+    _, err = run_here('train.py', '--resume', '--dry-run', cwd=copy, code=2)
+    assert 'none of the 2 checkpoints dcgan_toy-<step> is whole' in err
+    for step in (4, 6):
+        for ending in ENDINGS:
+            os.rename(str(copy / 'model' / f'dcgan_toy-{step}{ending}'),
+                      str(copy / 'model' / f'dcgan_mine-{step}{ending}'))
+    assert ('--resume: no checkpoint dcgan_mine-<step> in model has metadata that says what it was '
+            'trained on; --dataset does') in refused_here('train.py', '--resume', '--dry-run',
+                                                          cwd=copy)
+
+
+def test_resume_begins_no_run_of_another_data_set(copy):
+    (copy / 'photos').mkdir()
+    Image.new('RGB', (40, 40)).save(str(copy / 'photos' / 'a.png'))
+    for dataset in ('lfw', 'photos'):
+        (copy / 'datasets' / 'lfw').mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (40, 40)).save(str(copy / 'datasets' / 'lfw' / 'a.png'))
+        assert (f'--resume: model holds no run of {dataset}, only dcgan_toy; without --resume a '
+                'new run begins') in refused_here('train.py', '--dataset', dataset, '--resume',
+                                                  '--dry-run', cwd=copy)
+
+
+def test_resume_goes_on_where_the_photographs_folder_has_another_name(tmp_path):
+    os.mkdir(str(tmp_path / 'faces'))
+    for number in range(8):
+        data.draw_toy(str(number)).save(str(tmp_path / 'faces' / f'{number}.png'))
+    options = ['--image-size', 32, '--batch-size', 4, '--resume']
+    run_here('train.py', '--dataset', 'faces', *options, '--max-steps', 2, cwd=tmp_path)
+    (tmp_path / 'faces').rename(tmp_path / 'photos')
+    for last in (3, 4):     # again, as its metadata has the new name now
+        out, _ = run_here('train.py', '--dataset', 'photos', *options, '--max-steps', last,
+                          cwd=tmp_path)
+        assert f'{last - 1} done of {last}' in out
+    out, _ = run_here('train.py', '--resume', '--max-steps', 5, cwd=tmp_path)
+    assert '4 done of 5' in out
+    assert steps(tmp_path / 'model', 'dcgan_faces') == [2, 3, 4, 5]
+    assert os.listdir(str(tmp_path / 'samples')) == ['dcgan_faces']
+    data.draw_toy('9').save(str(tmp_path / 'photos' / '0.png'))
+    assert 'photos is not what ' in run_here('train.py', '--dataset', 'photos', *options,
+                                             cwd=tmp_path, code=2)[1]
