@@ -93,9 +93,9 @@ def step_size(settings):
 class Keeper:
     """Draws, measures, writes and saves what is due after a step.
 
-    The training thread draws and saves, as only it may run the session. Sheets and measures are
-    worked on beside the next steps, one at a time and complete before the next checkpoint: so
-    what a checkpoint goes on from has all records up to it.
+    The training thread draws and saves, since it runs the session. Sheets are written and samples
+    measured on a background thread while it goes on, and are complete before the next checkpoint:
+    so a run that resumes from a checkpoint finds all records up to it.
     """
 
     def __init__(self, tf, sess, p, saver, plan, args, batches, reference, stop):
@@ -125,7 +125,8 @@ class Keeper:
             self.records.losses(step, loss_d, loss_g, np.mean(d_real), np.mean(d_fake))
         if step % self.args.sample_every == 0 or last:
             self.refit(step)
-            self.beside(self.records.sheet, step, self.draw(self.sheet_noise, self.sheet_labels))
+            images = self.draw(self.sheet_noise, self.sheet_labels)
+            self.in_background(self.records.sheet, step, images)
         if step % self.args.save_every == 0 or last:
             self.save(step)
             # Who stops it does not wait for more than the checkpoint.
@@ -170,7 +171,7 @@ class Keeper:
         fakes = pictures.to_uint8(np.concatenate([
             self.draw(noise, self.batches.asked(self.p, SHEET, number, 'evaluate labels'))
             for number, noise in enumerate(np.split(self.evaluated_noise, EVALUATED // SHEET))]))
-        self.beside(self.record_metrics, fakes, self.saved_step, self.prefix)
+        self.in_background(self.record_metrics, fakes, self.saved_step, self.prefix)
 
     def record_metrics(self, fakes, step, prefix):
         """Measures a checkpoint's samples, uint8 [EVALUATED, h, w, 3], and notes the figures."""
@@ -181,13 +182,13 @@ class Keeper:
         self.records.quality(step, **figures)
         checkpoint.record_metrics(prefix, self.plan.name, figures)
 
-    def beside(self, function, *arguments):
-        """Calls a function on the other thread, once what was begun there is done."""
+    def in_background(self, function, *arguments):
+        """Calls a function on the background thread, after what was begun there before."""
         self.wait()
         self.pending = self.background.submit(function, *arguments)
 
     def wait(self):
-        """Waits for what was begun on the other thread; raises what it raised."""
+        """Waits until the background thread is done; raises what it raised."""
         pending, self.pending = self.pending, None
         if pending:
             pending.result()

@@ -1,0 +1,54 @@
+"""What is due after a step is done beside the training, completely, and its faults end the run."""
+import threading
+
+import pytest
+
+import checkpoint
+import log
+from running import rows, run_here
+
+RUN = ['--max-steps', 4, '--sample-every', 1, '--save-every', 2]
+
+
+def test_sheets_and_measures_do_not_keep_the_training_thread(toy, tmp_path, monkeypatch):
+    threads = []
+    for name in ('sheet', 'quality'):
+        def noted(self, *args, inner=getattr(log.Log, name), **options):
+            threads.append(threading.current_thread())
+            inner(self, *args, **options)
+        monkeypatch.setattr(log.Log, name, noted)
+    run_here('train.py', *toy, *RUN, cwd=tmp_path)
+    assert len(threads) == 4 + 2 and threading.main_thread() not in threads
+    assert [row['step'] for row in rows(tmp_path / 'samples' / 'dcgan_toy' / 'quality.csv')] == [
+        '2', '4']
+
+
+def test_records_are_complete_before_the_next_checkpoint(toy, tmp_path, monkeypatch):
+    """A kill after a checkpoint must not lose the sheets and measures before it."""
+    samples, found = tmp_path / 'samples' / 'dcgan_toy', []
+    slow = threading.Event()
+
+    def sheet(self, step, images, inner=log.Log.sheet):
+        slow.wait(1)
+        inner(self, step, images)
+
+    def save(session, saver, folder, name, step, *args, inner=checkpoint.save):
+        found.append((step, sorted(path.name for path in samples.glob('step_*'))))
+        return inner(session, saver, folder, name, step, *args)
+
+    monkeypatch.setattr(log.Log, 'sheet', sheet)
+    monkeypatch.setattr(checkpoint, 'save', save)
+    run_here('train.py', *toy, *RUN, cwd=tmp_path)
+    sheets = [f'step_{step:07d}.png' for step in range(1, 5)]
+    assert found == [(2, sheets[:2]), (4, sheets)]
+
+
+@pytest.mark.parametrize('name', ['sheet', 'quality'])
+def test_a_fault_in_the_background_ends_the_run(toy, tmp_path, monkeypatch, name):
+    def failing(self, step, *args, **options):
+        if step >= 3:
+            raise OSError(28, 'No space left on device', f'{name}.file')
+    monkeypatch.setattr(log.Log, name, failing)
+    _, err = run_here('train.py', *toy, *RUN, cwd=tmp_path, code=2)
+    assert err.endswith(f'error: {name}.file: No space left on device\n')
+    checkpoint.verify(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
