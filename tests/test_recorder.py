@@ -12,11 +12,15 @@ RUN = ['--max-steps', 4, '--sample-every', 1, '--save-every', 2]
 
 def test_sheets_and_measures_do_not_keep_the_training_thread(toy, tmp_path, monkeypatch):
     threads = []
-    for name in ('sheet', 'quality'):
-        def noted(self, *args, inner=getattr(log.Log, name), **options):
+
+    def noting(method):
+        def noted(*args, **options):
             threads.append(threading.current_thread())
-            inner(self, *args, **options)
-        monkeypatch.setattr(log.Log, name, noted)
+            method(*args, **options)
+        return noted
+
+    for name in ('sheet', 'quality'):
+        monkeypatch.setattr(log.Log, name, noting(getattr(log.Log, name)))
     run_here('train.py', *toy, *RUN, cwd=tmp_path)
     assert len(threads) == 4 + 2 and threading.main_thread() not in threads
     assert [row['step'] for row in rows(tmp_path / 'samples' / 'dcgan_toy' / 'quality.csv')] == [
