@@ -50,6 +50,8 @@ def main(argv=None):
 
 def export(args):
     prefix, out = checkpoint.find(args.ckpt), os.path.realpath(args.out)
+    options.check_utf8('--ckpt', prefix)
+    options.check_utf8('--out', out)
     check_place(args, out)
     check_packages(args.format)
     os.makedirs(os.path.dirname(out), exist_ok=True)
