@@ -978,8 +978,8 @@ def test_output_that_cannot_be_printed_does_not_end_a_download(server, tmp_path,
     driver = driver_of(server, data_dir)
     shell = f'("$@"; echo $? > {tmp_path}/code) {redirections}'
     done = subprocess.run(['sh', '-c', shell, 'sh', sys.executable, '-c', driver],
-                          env=dict(os.environ, PYTHONIOENCODING=encoding), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, timeout=60)
+                          env=dict(os.environ, PYTHONIOENCODING=encoding), capture_output=True,
+                          timeout=60)
     assert (tmp_path / 'code').read_text() == '0\n', done.stderr
     assert_complete(data_dir)
     if not redirections:

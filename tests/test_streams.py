@@ -10,7 +10,7 @@ import checkpoint
 import data
 import plain_celeba
 from conftest import ROOT
-from test_programs import TINY, refused, refused_here, run_here
+from test_programs import TINY, refused_here, run_here
 
 ODD = os.fsdecode(b'd\xff')         # a name that is no UTF-8, so that no stream can print it
 TRAIN = ['--image-size', '32', '--batch-size', '8', '--max-steps', '1']
@@ -45,12 +45,13 @@ def home(photographs, tmp_path):
     return tmp_path
 
 
-def in_shell(program, arguments, redirections, cwd, **environment):
+def in_shell(program, arguments, redirections, cwd, encoding='utf-8'):
     """(exit code, what the shell lets through) of a program whose streams a shell redirects."""
     command = [sys.executable, os.path.join(ROOT, program), *arguments]
     shell = f'("$@"; echo $? > code) {redirections}'
     out = subprocess.check_output(['sh', '-c', shell, 'sh', *command], cwd=str(cwd), timeout=300,
-                                  env=dict(os.environ, **environment), stderr=subprocess.STDOUT)
+                                  env=dict(os.environ, PYTHONIOENCODING=encoding),
+                                  stderr=subprocess.STDOUT)
     return int((cwd / 'code').read_text()), out.decode()
 
 
@@ -66,8 +67,7 @@ def test_output_that_nobody_gets_does_not_end_a_program(home, program, redirecti
 
 
 def test_an_ascii_terminal_is_shown_what_it_can(home):
-    code, out = in_shell('evaluate.py', COMMANDS['evaluate.py'][0], '', home,
-                         PYTHONIOENCODING='ascii')
+    code, out = in_shell('evaluate.py', COMMANDS['evaluate.py'][0], '', home, 'ascii')
     assert code == 0
     assert 'reading 40 photographs of d\\udcff/faces' in out
     assert 'sliced Wasserstein ? 10?, mean' in out and out.splitlines()[-1] == 'd?/figures.json'
