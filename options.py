@@ -226,7 +226,8 @@ def add_checkpoint(parser):
 def add_tensorflow(parser):
     """The options that go to session.set_up."""
     parser.add_argument('--device', type=device, metavar='NAME',
-                        help='cpu, or gpu:N for GPU number N (the first GPU that is there)')
+                        help='cpu, or gpu:N for number N of the GPUs, where CUDA_VISIBLE_DEVICES '
+                             'is set of those in it (the first GPU that is there)')
     add_verbose(parser)
 
 
