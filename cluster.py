@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import checkpoint
+import session
 
 # TensorFlow's version is in the name of the job: where it differs, a reduction may well crash.
 JOB = 'tensorflow_' + re.sub(r'\W', '_', tf.__version__)
@@ -78,8 +79,9 @@ class Cluster:
             [host for host, _ in self._resolved]
             + [os.environ[name] for name in ('no_grpc_proxy', 'no_proxy') if name in os.environ])
         spec = tf.train.ClusterSpec({JOB: [f'{host}:{port}' for host, port in self._resolved]})
-        self._server = tf.train.Server(spec, job_name=JOB, task_index=task, config=self.config(),
-                                       start=False)
+        with session.gpu_faults_named():
+            self._server = tf.train.Server(spec, job_name=JOB, task_index=task,
+                                           config=self.config(), start=False)
         _accept_only_at(*own)
         self._server.start()
         self.target = self._server.target
@@ -231,12 +233,12 @@ class Cluster:
                     os._exit(2)
 
     def _wait_for_all(self):
-        began, told = time.time(), False
+        began, told = time.monotonic(), False
         while True:
             missing = self._missing()
             if not missing:
                 return
-            if not told and time.time() > began + 2:
+            if not told and time.monotonic() > began + 2:
                 told = True
                 print(f'waiting for {", ".join(missing)}', file=sys.stderr, flush=True)
             time.sleep(0.2)

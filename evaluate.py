@@ -68,6 +68,7 @@ def evaluate(args):
 
     # what is compared with what
     newest = checkpoint.find(args.ckpt)
+    cli.check_utf8('--ckpt', newest)
     facts = checkpoint.settings(newest)
     checkpoints = of_the_run(newest) if args.all else [(facts.get('step'), newest)]
     args.dataset = args.dataset or facts.get('settings', {'dataset': 'lfw'})['dataset']

@@ -49,6 +49,8 @@ def main(argv=None):
 
 def export(args):
     prefix, out = checkpoint.find(args.ckpt), os.path.realpath(args.out)
+    cli.check_utf8('--ckpt', prefix)
+    cli.check_utf8('--out', out)
     files.finish_replacing(os.path.dirname(out))
     check_place(args, out)
     check_packages(args.format)

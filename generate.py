@@ -45,6 +45,7 @@ def generate(args):
     if not args.separate and args.num > MAX_SHEET:
         cli.fail(f'--num {args.num}: a sheet holds at most {MAX_SHEET}; add --separate')
     prefix = checkpoint.find(args.ckpt)
+    cli.check_utf8('--ckpt', prefix)
     check_attributes(prefix, args)
     os.makedirs(args.out, exist_ok=True)
     if args.latents:
@@ -53,6 +54,7 @@ def generate(args):
     if args.save_latents:
         cli.check_writable(args.save_latents)
     if args.save_generator:
+        cli.check_utf8('--save-generator', args.save_generator)
         with saving_generator():
             checkpoint.check_generator_prefix(args.save_generator, prefix)
     session.set_up(args.verbose, args.device)

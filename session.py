@@ -4,8 +4,10 @@ The programs call `set_up` once their options are checked, and import what needs
 it: so `--help` and a mistyped option answer at once, and the chatter is off before it begins.
 """
 import contextlib
+import itertools
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -22,21 +24,25 @@ LOSS_SCALES = {'float32': 1, 'bfloat16': 1, 'float16': 1024}
 REWRITER_ON, REWRITER_OFF = 1, 2                               # of RewriterConfig.Toggle
 BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}                   # as /proc/cpuinfo names them
 TENSOR_CORES = (7, 0)                                          # from this compute capability on
+# CUDA's list of the GPUs to be used, as a scheduler sets it, before set_up narrows it; None: all.
+CUDA_VISIBLE_DEVICES = os.environ.get('CUDA_VISIBLE_DEVICES')
+# Words by which errors of TensorFlow's, whatever their type, tell of a GPU that can't be used.
+GPU_FAULT = re.compile(r'\bcu[A-Z]|cuda|CUDA|Blas|DNN library|StreamExecutor|Dst tensor')
 
 
 def set_up(verbose=False, device=None, deterministic=False):
     """Imports TensorFlow for graphs in the manner of version 1 and returns `tf.compat.v1`.
 
     Without verbose its deprecations, processor flags and other log lines are not shown; errors
-    are raised as ever. device: `cpu` or `gpu:N`, the only one that TensorFlow then sees; a GPU that
-    is not there ends the program with a sentence.
+    are raised as ever. device: `cpu` or `gpu:N`, number N of the GPUs that may be used, the only
+    one that TensorFlow then sees; a GPU that is not there ends the program with a sentence.
     deterministic: whether kernels that may add up in another order each time are kept from use;
     TensorFlow 1.15, which can't, has none on a processor that did.
     """
     # Set here, since asking whether there is a GPU would otherwise take all its memory.
     os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
     if device:
-        os.environ['CUDA_VISIBLE_DEVICES'] = '-1' if device == 'cpu' else device[len('gpu:'):]
+        os.environ['CUDA_VISIBLE_DEVICES'] = visible_device(device)
     # Importing TensorFlow 2 imports Keras, and that matplotlib, for a quarter of the time; not so
     # for the older Keras, which comes separately.
     os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
@@ -57,9 +63,52 @@ def set_up(verbose=False, device=None, deterministic=False):
     tf.enable_resource_variables()
     if deterministic and hasattr(tf.config.experimental, 'enable_op_determinism'):
         tf.config.experimental.enable_op_determinism()
-    if device not in (None, 'cpu') and not tf.test.is_gpu_available():
+    if device not in (None, 'cpu') and not has_gpu():
         cli.fail(f'--device {device}: TensorFlow sees no such GPU')
     return tf
+
+
+def visible_device(device):
+    """The CUDA_VISIBLE_DEVICES that leaves `cpu` or `gpu:N` alone.
+
+    N counts in the list that is there already: the other GPUs may be somebody else's. Ends with a
+    sentence where the list is shorter.
+    """
+    if device == 'cpu':
+        return '-1'
+    number = device[len('gpu:'):]
+    if CUDA_VISIBLE_DEVICES is None:
+        return number
+    listed = [entry.strip() for entry in CUDA_VISIBLE_DEVICES.split(',')]
+    # CUDA reads the list up to the first entry that can be none: -1, or an empty one.
+    listed = list(itertools.takewhile(lambda entry: entry and entry[0] != '-', listed))
+    if int(number) < len(listed):
+        return listed[int(number)]
+    left = 'no GPU' if not listed else '1 GPU, gpu:0' if len(listed) == 1 else (
+        f'{len(listed)} GPUs, gpu:0 to gpu:{len(listed) - 1}')
+    cli.fail(f'--device {device}: CUDA_VISIBLE_DEVICES={CUDA_VISIBLE_DEVICES} leaves {left}')
+
+
+@contextlib.contextmanager
+def gpu_faults_named():
+    """Ends with a sentence where TensorFlow sees a GPU that it can't use."""
+    import tensorflow.compat.v1 as tf
+    try:
+        yield
+    except (tf.errors.OpError, RuntimeError) as error:
+        # What memory or disk did not suffice for is said where it was asked for.
+        if isinstance(error, tf.errors.ResourceExhaustedError) or not GPU_FAULT.search(str(error)):
+            raise
+        reason = (getattr(error, 'message', None) or str(error)).strip().splitlines()[0]
+        cli.fail(f'TensorFlow can\'t use the GPU that it sees ({reason}); '
+                 '--device cpu goes without')
+
+
+def has_gpu(compute_capability=None):
+    """Whether TensorFlow sees a GPU, of that compute capability at least, (major, minor)."""
+    import tensorflow.compat.v1 as tf
+    with gpu_faults_named():
+        return tf.test.is_gpu_available(min_cuda_compute_capability=compute_capability)
 
 
 def choose_precision(asked):
@@ -71,8 +120,8 @@ def choose_precision(asked):
     """
     import tensorflow.compat.v1 as tf
     able = False
-    if tf.test.is_gpu_available():
-        cores = tf.test.is_gpu_available(min_cuda_compute_capability=TENSOR_CORES)
+    if has_gpu():
+        cores = has_gpu(TENSOR_CORES)
         found = 'float16' if cores else 'float32'
         why = f'the GPU has {"" if cores else "no "}tensor cores'
     elif not hasattr(tf.ConfigProto().graph_options.rewrite_options, REWRITERS['bfloat16']):
@@ -94,10 +143,9 @@ def has_onednn():
 
     By itself TensorFlow takes it where there are units for neural networks: AVX-512 VNNI, say.
     """
-    import tensorflow.compat.v1 as tf
     from tensorflow.python.framework import test_util
     return (platform.machine() in ('x86_64', 'AMD64') and test_util.IsMklEnabled()
-            and not tf.test.is_gpu_available())
+            and not has_gpu())
 
 
 def _processor_flags():
@@ -109,7 +157,7 @@ def _processor_flags():
 
 
 def open_session(graph, precision='float32', workers=None):
-    """A tf.Session, in the cluster.Cluster where there is one.
+    """A tf.Session, in the cluster.Cluster where there is one; gpu_faults_named holds in it.
 
     But for float32 TensorFlow's graph rewriter casts what multiplies matrices. Variables, batch
     norm's statistics and Adam stay float32.
@@ -123,7 +171,10 @@ def open_session(graph, precision='float32', workers=None):
             # Else it makes _FusedConv2D of bfloat16, which a server refuses before oneDNN's own
             # pass would have turned it into an op that is there.
             rewrite.remapping = REWRITER_OFF
-    return tf.Session(workers.target if workers else '', graph, config)
+    with gpu_faults_named():
+        sess = tf.Session(workers.target if workers else '', graph, config)
+    sess.run = gpu_faults_named()(sess.run)     # some faults show in the first kernel only
+    return sess
 
 
 @contextlib.contextmanager

@@ -325,6 +325,8 @@ def parse(argv):
                             '--augment has them')
     cli.add_tensorflow(group)
     args = parser.parse_args(argv)
+    cli.check_utf8('--model-dir', args.model_dir)
+    cli.check_utf8('--samples-dir', args.samples_dir or '')
     if args.sheet and not args.dry_run:
         parser.error('--sheet goes with --dry-run')
     if bool(args.cluster) != (args.task is not None):

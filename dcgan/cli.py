@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import difflib
 import errno
+import io
 import os
 import re
 import signal
@@ -15,12 +16,16 @@ from dcgan import signals
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a bad command line with one sentence and exit code 2; --help shows the rest."""
+    """Answers a bad command line with one sentence and exit code 2; --help shows the rest.
+
+    From parse_args on print_anything holds.
+    """
 
     def error(self, message):
         fail(message)
 
     def parse_args(self, args=None, namespace=None):
+        print_anything()
         parsed = super().parse_args(args, namespace)
         for name, value in vars(parsed).items():
             if value == '':         # mostly a variable of the shell that is not set
@@ -39,7 +44,6 @@ def run(program, args, prefixes):
 
     prefixes: {type of error: what its sentence begins with} beside OSError.
     """
-    print_anything()
     try:
         with terminable('terminated'):
             return program(args)
@@ -89,15 +93,59 @@ def check_writable(path):
     os.remove(part.name)
 
 
-def print_anything():
-    """Lets standard output take names and signs that the terminal's encoding lacks, as '?'.
+def check_utf8(option, path):
+    """Ends with a sentence where TensorFlow, which takes names as UTF-8, can't find a path."""
+    try:
+        found = path.encode('utf-8') == os.fsencode(path)
+    except UnicodeEncodeError:      # Python's stand-ins for bytes that are no text
+        found = False
+    if not found:
+        fail(f'{option} {path}: TensorFlow takes names in UTF-8 only; rename it')
 
-    Where it or standard error is closed, what is printed goes nowhere.
+
+def print_anything():
+    """Lets a program print any text, whatever became of its standard streams.
+
+    Characters that the encoding of standard output lacks become '?'. Text that nobody reads, as
+    after `| head`, is dropped, and so is text for a closed stream. A closed stream's number is
+    given to the null device: else the next file that is opened, a checkpoint say, would get it,
+    and with it all that C++ code writes to standard error.
     """
-    for name in ('stdout', 'stderr'):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, 'w'))       # noqa: SIM115, open to the end
-    sys.stdout.reconfigure(errors='replace')
+    for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+        stream = getattr(sys, name)
+        if stream is None:
+            _open_null(number)
+            stream = open(number, 'w' if number else 'r', errors='replace')    # noqa: SIM115
+            setattr(sys, name, stream)
+        elif number and stream is getattr(sys, f'__{name}__') and not stream.isatty():
+            stream.flush()
+            output = io.BufferedWriter(_Output(number, 'w', closefd=False))
+            setattr(sys, name, io.TextIOWrapper(
+                output, stream.encoding, stream.errors, line_buffering=stream.line_buffering,
+                write_through=stream.write_through))
+    if isinstance(sys.stdout, io.TextIOWrapper):        # a test may have put another stream there
+        sys.stdout.reconfigure(errors='replace')
+
+
+class _Output(io.FileIO):
+    """A file of bytes that drops what is written to it once its reader is gone."""
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _open_null(self.fileno())
+            return len(data)
+
+
+def _open_null(number):
+    """Makes file descriptor `number` the null device's, in this process and its children."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, number)
+    if null == number:
+        os.set_inheritable(number, True)
+    else:
+        os.close(null)
 
 
 class Progress:
@@ -188,7 +236,8 @@ def add_checkpoint(parser):
 def add_tensorflow(parser):
     """The options that go to session.set_up."""
     parser.add_argument('--device', type=device, metavar='NAME',
-                        help='cpu, or gpu:N for GPU number N (the first GPU that is there)')
+                        help='cpu, or gpu:N for number N of the GPUs, where CUDA_VISIBLE_DEVICES '
+                             'is set of those in it (the first GPU that is there)')
     add_verbose(parser)
 
 

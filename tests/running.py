@@ -42,7 +42,9 @@ def run(program, *arguments, cwd, code=0):
 def run_here(program, *arguments, cwd, code=0):
     """As run, but in this process, where TensorFlow has started already."""
     main = importlib.import_module(program[:-len('.py')]).main
-    out, err = (io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True) for _ in range(2))
+    # Standard error prints any text, as Python's own does.
+    out, err = (io.TextIOWrapper(io.BytesIO(), 'utf-8', errors, write_through=True)
+                for errors in ('strict', 'backslashreplace'))
     before = os.getcwd()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         os.chdir(str(cwd))

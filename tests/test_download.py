@@ -897,11 +897,15 @@ sys.exit(download_lfw.main(['--data-dir', {data_dir!r}]))
 '''
 
 
+def driver_of(server, data_dir, stop=None):
+    return DRIVER.format(root=ROOT, size=len(ARCHIVE), sha256=SHA256, url=f'{server.url}/first',
+                         data_dir=str(data_dir), stop=stop)
+
+
 def start(server, data_dir, stop=None):
-    driver = DRIVER.format(root=ROOT, size=len(ARCHIVE), sha256=SHA256, url=f'{server.url}/first',
-                           data_dir=str(data_dir), stop=stop)
-    return subprocess.Popen([sys.executable, '-c', driver], stderr=subprocess.PIPE,
-                            stdout=subprocess.DEVNULL, universal_newlines=True)
+    return subprocess.Popen([sys.executable, '-c', driver_of(server, data_dir, stop)],
+                            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                            universal_newlines=True)
 
 
 def wait_for_size(path, size):
@@ -961,6 +965,26 @@ def test_two_at_once(run, server, data_dir):
     finally:
         process.kill()
         process.communicate(timeout=10)
+
+
+# its output
+
+@pytest.mark.parametrize('redirections, encoding', [
+    ('', 'ascii'), ('', 'utf-8'), ('2>&-', 'utf-8'), ('<&- >&- 2>&-', 'utf-8'),
+    ('2>&1 | true', 'utf-8')])
+def test_output_that_cannot_be_printed_does_not_end_a_download(server, tmp_path, redirections,
+                                                               encoding):
+    data_dir = tmp_path / os.fsdecode(b'\xc3\xa9 \xff')       # an e with an accent; no UTF-8
+    driver = driver_of(server, data_dir)
+    shell = f'("$@"; echo $? > {tmp_path}/code) {redirections}'
+    done = subprocess.run(['sh', '-c', shell, 'sh', sys.executable, '-c', driver],
+                          env=dict(os.environ, PYTHONIOENCODING=encoding), capture_output=True,
+                          timeout=60)
+    assert (tmp_path / 'code').read_text() == '0\n', done.stderr
+    assert_complete(data_dir)
+    if not redirections:
+        shown = '? ?' if encoding == 'ascii' else '\u00e9 ?'
+        assert f'{COUNTS} (original) are in {tmp_path}/{shown}/lfw\n' in done.stdout.decode()
 
 
 # the options

@@ -1,23 +1,30 @@
 """How TensorFlow is set up: precision by device, which device, what is not imported."""
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
 import tensorflow.compat.v1 as tf
+from tensorflow.python.framework import test_util
 
+import cluster
+import data
 import graph
+import plain_celeba
 import recording
 import session
 from conftest import ROOT
+from test_cluster import addresses
+from test_programs import TINY, run_here
 
 OLD = tf.__version__.startswith('1.')
 
 
 def gpu(monkeypatch, capability):
     """A GPU of that compute capability, or none."""
-    def is_gpu_available(min_cuda_compute_capability=(0, 0)):
-        return capability is not None and capability >= min_cuda_compute_capability
+    def is_gpu_available(min_cuda_compute_capability=None):
+        return capability is not None and capability >= (min_cuda_compute_capability or (0, 0))
     monkeypatch.setattr(tf.test, 'is_gpu_available', is_gpu_available)
 
 
@@ -78,14 +85,135 @@ def test_a_session_computes_in_its_precision(precision):
     assert (losses[precision] != losses['float32']) == casts
 
 
-@pytest.mark.parametrize('device, visible', [('cpu', '-1'), ('gpu:1', '1')])
-def test_the_device_is_chosen_before_tensorflow_looks(device, visible):
-    program = ('import atexit, os, session, sys; atexit.register(lambda: '
-               'print(os.environ["CUDA_VISIBLE_DEVICES"], "matplotlib" in sys.modules)); '
-               f'session.set_up(device={device!r})')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', program], capture_output=True,
-                          env=dict(os.environ, PYTHONPATH=ROOT), text=True)
+@pytest.mark.parametrize('device, listed, visible', [
+    ('cpu', None, '-1'), ('cpu', '2,5', '-1'), ('gpu:1', None, '1'), ('gpu:0', '2,5', '2'),
+    ('gpu:1', ' 2 , 5 ', '5'), ('gpu:1', 'GPU-8932f937,MIG-4a1c', 'MIG-4a1c'),
+    ('gpu:0', '3,-1,4', '3')])
+def test_a_device_is_one_of_those_that_may_be_used(device, listed, visible):
+    # A second set_up, as train.py --resume makes it, means the same device.
+    program = ('import os, session, sys; session.has_gpu = lambda: True; '
+               f'[session.set_up(device={device!r}) for _ in range(2)]; '
+               'print(os.environ["CUDA_VISIBLE_DEVICES"], "matplotlib" in sys.modules)')
+    done = with_gpus(listed, program)
     assert done.stdout.split() == [visible, 'False']    # Keras, which brings matplotlib, stays out
-    if done.returncode:         # where there is no such GPU
-        assert done.stderr == f'error: --device {device}: TensorFlow sees no such GPU\n'
-        assert device != 'cpu'
+
+
+@pytest.mark.parametrize('device, listed, sentence', [
+    ('gpu:2', '2,5', 'CUDA_VISIBLE_DEVICES=2,5 leaves 2 GPUs, gpu:0 to gpu:1'),
+    ('gpu:1', 'GPU-8932f937', 'CUDA_VISIBLE_DEVICES=GPU-8932f937 leaves 1 GPU, gpu:0'),
+    ('gpu:1', '3,-1,4', 'CUDA_VISIBLE_DEVICES=3,-1,4 leaves 1 GPU, gpu:0'),
+    ('gpu:0', '', 'CUDA_VISIBLE_DEVICES= leaves no GPU'),
+    ('gpu:0', '-1', 'CUDA_VISIBLE_DEVICES=-1 leaves no GPU'),
+    ('gpu:0', 'NoDevFiles', 'TensorFlow sees no such GPU')])
+def test_a_gpu_that_is_not_to_be_had_is_refused(device, listed, sentence):
+    done = with_gpus(listed, f'import session; session.set_up(device={device!r})')
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr == f'error: --device {device}: {sentence}\n'
+
+
+def with_gpus(listed, program):
+    """The ended process of a program where CUDA_VISIBLE_DEVICES is listed, or None for unset."""
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    environment.pop('CUDA_VISIBLE_DEVICES', None)
+    if listed is not None:
+        environment['CUDA_VISIBLE_DEVICES'] = listed
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', program], capture_output=True,
+                          env=environment, text=True)
+
+
+# Where a GPU is seen but can't be used, TensorFlow has raised one of these.
+DRIVER = ('cudaGetDevice() failed. Status: CUDA driver version is insufficient for CUDA runtime '
+          'version')
+IN_USE = ('failed initializing StreamExecutor for CUDA device ordinal 0: INTERNAL: failed call to '
+          'cuDevicePrimaryCtxRetain: CUDA_ERROR_OUT_OF_MEMORY: out of memory')
+NO_CUDNN = ('Failed to get convolution algorithm. This is probably because cuDNN failed to '
+            'initialize')
+FAULTS = [tf.errors.InternalError(None, None, DRIVER + '\ntrace'), RuntimeError(DRIVER),
+          tf.errors.InternalError(None, None, IN_USE), tf.errors.UnknownError(None, None, NO_CUDNN),
+          tf.errors.InternalError(None, None, 'Blas GEMM launch failed : a.shape=(64, 100)'),
+          tf.errors.InternalError(None, None, 'Dst tensor is not initialized.'),
+          tf.errors.FailedPreconditionError(None, None, 'DNN library initialization failed.')]
+
+
+def raising(error):
+    def function(*_, **__):
+        raise error
+    return function
+
+
+def asking_raises(monkeypatch, error):
+    """Has TensorFlow raise when it is asked for GPUs, on a processor on which it is."""
+    monkeypatch.setattr(tf.test, 'is_gpu_available', raising(error))
+    monkeypatch.setattr(test_util, 'IsMklEnabled', lambda: True)
+    monkeypatch.setattr(platform, 'machine', lambda: 'x86_64')
+
+
+def refusal(capsys, function, *arguments):
+    """The one sentence with which function(*arguments) ends."""
+    with pytest.raises(SystemExit) as stop:
+        function(*arguments)
+    err = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and [line[:7] for line in err].count('error: ') == 1, err
+    return err[-1]
+
+
+@pytest.mark.parametrize('error', FAULTS)
+def test_a_gpu_that_cannot_be_used_is_named(monkeypatch, capsys, error):
+    message = str(getattr(error, 'message', error)).splitlines()[0]
+    sentence = (f"error: TensorFlow can't use the GPU that it sees ({message}); --device cpu goes "
+                'without')
+    with tf.Graph().as_default() as graph:
+        fetched = tf.ones([])
+    with session.open_session(graph) as sess:
+        assert sess.run(fetched) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.Session, 'run', raising(error))
+        sess = session.open_session(graph)
+        assert refusal(capsys, sess.run, fetched) == sentence
+    with monkeypatch.context() as patch:
+        patch.setattr(tf, 'Session', raising(error))
+        assert refusal(capsys, session.open_session, graph) == sentence
+    asking_raises(monkeypatch, error)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')        # set_up would keep it changed
+    for ask in (session.has_onednn, lambda: session.choose_precision('auto'),
+                lambda: session.set_up(device='gpu:0')):
+        assert refusal(capsys, ask) == sentence
+
+
+@pytest.mark.parametrize('error', [
+    tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating by allocator cuda_host_bfc'),
+    tf.errors.InternalError(None, None, 'Could not find valid device for node.'),
+    RuntimeError('Attempted to use a closed Session.')])
+def test_another_fault_is_not_taken_for_the_gpus(error):
+    with pytest.raises(type(error)), session.gpu_faults_named():
+        raise error
+
+
+@pytest.mark.parametrize('program, arguments', [
+    ('train.py', ['--dataset', 'faces', '--image-size', '32', '--batch-size', '8']),
+    ('generate.py', ['--ckpt', TINY]), ('evaluate.py', ['--ckpt', TINY, '--dataset', 'faces']),
+    ('classify.py', [])])
+@pytest.mark.parametrize('place', ['asking', 'Session', 'run'])
+def test_each_program_names_a_gpu_that_cannot_be_used(monkeypatch, tmp_path, program, arguments,
+                                                      place):
+    if (program, place) == ('classify.py', 'asking'):
+        pytest.skip('classify.py does not ask')
+    (tmp_path / 'faces').mkdir()
+    for number in range(16):
+        data.draw_toy(str(number)).save(str(tmp_path / 'faces' / f'{number}.png'))
+    plain_celeba.write(tmp_path, ['Red', 'Blue'], [[True, False]] * 130, [(200, 60, 60)] * 130,
+                       parts=[0] * 128 + [1] * 2)
+    if place == 'asking':
+        asking_raises(monkeypatch, FAULTS[0])
+    else:
+        monkeypatch.setattr({'Session': tf, 'run': tf.Session}[place], place, raising(FAULTS[0]))
+    _, err = run_here(program, *arguments, cwd=tmp_path, code=2)
+    assert err.splitlines()[-1] == (f"error: TensorFlow can't use the GPU that it sees ({DRIVER}); "
+                                    '--device cpu goes without')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='no cluster elsewhere')
+def test_a_worker_names_a_gpu_that_cannot_be_used(monkeypatch, capsys):
+    monkeypatch.setattr(tf.train, 'Server', raising(FAULTS[0]))
+    monkeypatch.setenv('no_grpc_proxy', '')         # a worker would keep it changed
+    assert f'GPU that it sees ({DRIVER})' in refusal(capsys, cluster.Cluster, addresses(2), 0)

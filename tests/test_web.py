@@ -3,7 +3,9 @@
 The browser's tests take chromium and chromedriver (or CHROMIUM and CHROMEDRIVER), and the folder
 that web/vendor.py makes: web/vendor/, or the one ONNXRUNTIME_WEB names.
 """
+import base64
 import functools
+import hashlib
 import http.server
 import io
 import json
@@ -12,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 
@@ -28,6 +31,10 @@ from running import TINY
 from test_export import NAMES, OLD, asked  # noqa: F401  a fixture
 
 WEB = os.path.join(ROOT, 'web')
+sys.path.append(WEB)
+
+import vendor  # noqa: E402  found by the line above
+
 PAGE = ['index.html', 'style.css', 'app.js', 'random.js']
 VENDOR = os.environ.get('ONNXRUNTIME_WEB', os.path.join(WEB, 'vendor'))
 NODE = shutil.which('node')
@@ -67,6 +74,23 @@ def test_a_package_with_another_checksum_is_refused(tmp_path):
         err = done.stderr.decode()
         assert done.returncode == 2 and err.startswith('error: ' + sentence), err
         assert err.count('\n') == 1 and not (tmp_path / 'vendor').exists()
+
+
+def test_a_package_is_unpacked_where_the_folder_cannot_be_printed(tmp_path):
+    with tarfile.open(str(tmp_path / 'package.tgz'), 'w:gz') as tar:
+        for name in vendor.FILES:
+            member = tarfile.TarInfo(name)
+            member.size = len(name)
+            tar.addfile(member, io.BytesIO(name.encode()))
+    digest = hashlib.sha512((tmp_path / 'package.tgz').read_bytes()).digest()
+    program = (f'import sys; sys.path.insert(0, {WEB!r}); import vendor; '
+               f'vendor.SHA512 = {base64.b64encode(digest).decode()!r}; sys.exit(vendor.main())')
+    folder = tmp_path / os.fsdecode(b'd\xff')
+    done = subprocess.run([sys.executable, '-c', program, 'package.tgz', '--out', folder.name],
+                          cwd=str(tmp_path), capture_output=True,
+                          env=dict(os.environ, PYTHONIOENCODING='utf-8'))
+    assert done.stdout.decode().startswith('d?: onnxruntime.js, '), done.stderr.decode()
+    assert (folder / 'onnxruntime.js').read_text() == 'package/dist/ort.wasm.bundle.min.mjs'
 
 
 def test_the_page_names_no_other_host():

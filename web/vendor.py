@@ -5,7 +5,6 @@
 
 The package comes through npm and must have the checksum written here; two of its files are kept.
 """
-import argparse
 import base64
 import hashlib
 import os
@@ -15,6 +14,11 @@ import sys
 import tarfile
 import tempfile
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.dirname(HERE))
+
+from dcgan import cli  # noqa: E402  found by the line above
+
 PACKAGE = 'onnxruntime-web@1.27.0'
 # Of it, in base64 as npm shows it.
 SHA512 = ('ogDLsqIozHZwifPuN37OproAo0byX6t43/bP8GzeZWBW'
@@ -22,23 +26,22 @@ SHA512 = ('ogDLsqIozHZwifPuN37OproAo0byX6t43/bP8GzeZWBW'
 # Named .js, since not every server knows that .mjs is JavaScript.
 FILES = {'package/dist/ort.wasm.bundle.min.mjs': 'onnxruntime.js',
          'package/dist/ort-wasm-simd-threaded.wasm': 'onnxruntime.wasm'}
-HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = cli.Parser(description=__doc__.split('\n')[0])
     parser.add_argument('package', nargs='?', metavar='FILE', help='the package, else npm gets it')
     parser.add_argument('--out', default=os.path.join(HERE, 'vendor'), metavar='FOLDER',
                         help='(%(default)s)')
-    args = parser.parse_args(argv)
-    try:
-        if args.package:
-            unpack(args.package, args.out)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                unpack(fetch(folder), args.out)
-    except OSError as error:
-        fail(f'{error.filename}: {error.strerror}' if error.filename else error)
+    return cli.run(vendor, parser.parse_args(argv), {})
+
+
+def vendor(args):
+    if args.package:
+        unpack(args.package, args.out)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            unpack(fetch(folder), args.out)
     print(f'{args.out}: {", ".join(FILES.values())} of {PACKAGE}')
     return 0
 
@@ -47,13 +50,13 @@ def fetch(folder):
     """The package's file, by npm, in folder."""
     npm = shutil.which('npm')
     if npm is None:
-        fail('npm is not installed; it comes with Node.js')
+        cli.fail('npm is not installed; it comes with Node.js')
     done = subprocess.run([npm, 'pack', '--silent', PACKAGE], cwd=folder, capture_output=True,
                           text=True)
     found = [name for name in os.listdir(folder) if name.endswith('.tgz')]
     if done.returncode or len(found) != 1:
         lines = done.stderr.strip().splitlines() or ['it says nothing']
-        fail(f'npm pack {PACKAGE}: {lines[0]}')
+        cli.fail(f'npm pack {PACKAGE}: {lines[0]}')
     return os.path.join(folder, found[0])
 
 
@@ -64,7 +67,7 @@ def unpack(package, out):
         for block in iter(lambda: f.read(1 << 20), b''):
             digest.update(block)
     if base64.b64encode(digest.digest()).decode() != SHA512:
-        fail(f'{package}: is not {PACKAGE}, its checksum is another')
+        cli.fail(f'{package}: is not {PACKAGE}, its checksum is another')
     os.makedirs(out, exist_ok=True)
     with tarfile.open(package) as tar:
         for member, name in FILES.items():
@@ -72,12 +75,6 @@ def unpack(package, out):
             with tar.extractfile(member) as read, open(place + '.part', 'wb') as write:
                 shutil.copyfileobj(read, write)
             os.replace(place + '.part', place)
-
-
-def fail(message):
-    """One sentence on standard error, exit code 2."""
-    print(f'error: {message}', file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,147 @@
+"""Programs whose output is closed, read by nobody or ASCII-only; names that are not UTF-8."""
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import checkpoint
+import data
+import plain_celeba
+from conftest import ROOT
+from running import TINY, refused_here, run_here
+
+ODD = os.fsdecode(b'd\xff')         # a name that is no UTF-8, so that no stream can print it
+TRAIN = ['--image-size', '32', '--batch-size', '8', '--max-steps', '1']
+FACES = ['--dataset', os.path.join(ODD, 'faces'), '--data-dir', ODD]
+# By program: its arguments, which name ODD where they may, and a file that it writes.
+COMMANDS = {
+    'train.py': ([*FACES, *TRAIN], os.path.join('model', 'dcgan_faces-1.index')),
+    'generate.py': (['--ckpt', TINY, '--out', ODD], os.path.join(ODD, 'faces_seed0.png')),
+    'evaluate.py': (['--ckpt', TINY, *FACES, '--json', os.path.join(ODD, 'figures.json')],
+                    os.path.join(ODD, 'figures.json')),
+    'export.py': (['--ckpt', TINY, '--format', 'savedmodel', '--out', 'exported'],
+                  os.path.join('exported', 'saved_model.pb')),
+    'classify.py': (['--data-dir', os.path.join(ODD, 'datasets'), '--epochs', '1', '--out',
+                     os.path.join(ODD, 'labels.pb')], os.path.join(ODD, 'labels.pb'))}
+
+
+@pytest.fixture(scope='module')
+def photographs(tmp_path_factory):
+    """A folder ODD with faces/ and datasets/celeba/."""
+    folder = tmp_path_factory.mktemp('photographs') / ODD
+    (folder / 'faces').mkdir(parents=True)
+    for number in range(40):
+        data.draw_toy(str(number)).save(str(folder / 'faces' / f'{number:02d}.png'))
+    plain_celeba.write(folder, ['Red', 'Blue'], [[True, False]] * 130, [(200, 60, 60)] * 130,
+                       parts=[0] * 128 + [1] * 2)
+    return folder
+
+
+@pytest.fixture
+def home(photographs, tmp_path):
+    shutil.copytree(str(photographs), str(tmp_path / ODD))
+    return tmp_path
+
+
+def in_shell(program, arguments, redirections, cwd, encoding='utf-8'):
+    """(exit code, what the shell lets through) of a program whose streams a shell redirects."""
+    command = [sys.executable, os.path.join(ROOT, program), *arguments]
+    shell = f'("$@"; echo $? > code) {redirections}'
+    out = subprocess.check_output(['sh', '-c', shell, 'sh', *command], cwd=str(cwd), timeout=300,
+                                  env=dict(os.environ, PYTHONIOENCODING=encoding),
+                                  stderr=subprocess.STDOUT)
+    return int((cwd / 'code').read_text()), out.decode()
+
+
+@pytest.mark.parametrize('redirections', ['<&- >&- 2>&-', '2>&1 | true'],
+                         ids=['closed', 'read by nobody'])
+@pytest.mark.parametrize('program', COMMANDS)
+def test_output_that_nobody_gets_does_not_end_a_program(home, program, redirections):
+    arguments, written = COMMANDS[program]
+    assert in_shell(program, arguments, redirections, home) == (0, '')
+    assert (home / written).exists()
+    for _, prefix in checkpoint.of_run(str(home / 'model'), 'dcgan_faces'):
+        checkpoint.verify(prefix)       # no other output is in its files
+
+
+def test_an_ascii_terminal_is_shown_what_it_can(home):
+    code, out = in_shell('evaluate.py', COMMANDS['evaluate.py'][0], '', home, 'ascii')
+    assert code == 0
+    assert 'reading 40 photographs of d\\udcff/faces' in out
+    assert 'sliced Wasserstein ? 10?, mean' in out and out.splitlines()[-1] == 'd?/figures.json'
+
+
+@pytest.mark.parametrize('redirections', ['>&-', '2>&-', '<&- 2>&-', '<&- >&- 2>&-'])
+def test_a_closed_stream_lends_its_number_to_no_file(tmp_path, redirections):
+    (tmp_path / 'program.py').write_text(
+        f'import os, subprocess, sys; sys.path.insert(0, {ROOT!r}); from dcgan import cli\n'
+        'cli.Parser().parse_args([])\n'
+        'with open("checkpoint", "wb", 0) as f:\n'
+        '    for number in (1, 2):\n'
+        '        os.write(number, b"written by C++")\n'
+        '    subprocess.check_call("echo a child; echo its errors >&2", shell=True)\n')
+    shell = f'{sys.executable} program.py {redirections}'
+    assert subprocess.call(shell, shell=True, cwd=str(tmp_path)) == 0
+    assert (tmp_path / 'checkpoint').read_bytes() == b''
+
+
+@pytest.mark.parametrize('program', COMMANDS)
+def test_a_refusal_goes_to_no_other_stream(tmp_path, program):
+    """Where standard error is closed: print(file=None) would be standard output."""
+    assert in_shell(program, ['--whatever'], '2>&-', tmp_path) == (2, '')
+
+
+# names that are not UTF-8
+
+SENTENCE = 'TensorFlow takes names in UTF-8 only; rename it\n'
+
+
+@pytest.fixture
+def odd_folder(tmp_path, monkeypatch):
+    """The working folder, whose own name is ODD."""
+    (tmp_path / ODD).mkdir()
+    monkeypatch.chdir(tmp_path / ODD)
+    return tmp_path / ODD
+
+
+@pytest.mark.parametrize('option', ['--model-dir', '--samples-dir'])
+def test_train_refuses_a_name_at_its_start(tmp_path, option):
+    message = refused_here('train.py', '--dataset', 'toy', *TRAIN, option, ODD, cwd=tmp_path)
+    assert message == f'error: {option} d\\udcff: {SENTENCE}'
+    assert os.listdir(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize('program, arguments', [
+    ('generate.py', []), ('evaluate.py', ['--dataset', 'toy']),
+    ('export.py', ['--format', 'savedmodel', '--out', 'exported'])])
+def test_a_checkpoint_of_such_a_name_is_refused(tmp_path, program, arguments):
+    (tmp_path / 'model').mkdir()
+    for ending in ('.index', '.data-00000-of-00001'):
+        shutil.copy(TINY + ending, str(tmp_path / 'model' / (ODD + ending)))
+    message = refused_here(program, '--ckpt', 'model', *arguments, cwd=tmp_path)
+    assert message == f'error: --ckpt model/d\\udcff: {SENTENCE}'
+
+
+@pytest.mark.parametrize('program, option, arguments', [
+    ('generate.py', '--save-generator', []), ('export.py', '--out', ['--format', 'savedmodel']),
+    ('export.py', '--out', ['--format', 'onnx']), ('export.py', '--out', ['--format', 'tflite'])])
+def test_what_could_not_be_written_later_is_refused(tmp_path, program, option, arguments):
+    message = refused_here(program, '--ckpt', TINY, option, ODD, *arguments, cwd=tmp_path)
+    assert message.startswith(f'error: {option} ')
+    assert message.endswith(f'd\\udcff: {SENTENCE}')
+    assert os.listdir(str(tmp_path)) in ([], ['samples'])
+
+
+def test_an_export_within_a_folder_of_such_a_name_is_refused(odd_folder):
+    message = refused_here('export.py', '--ckpt', TINY, '--format', 'onnx', '--out', 'dcgan.onnx',
+                           cwd=odd_folder)
+    assert message == f'error: --out {odd_folder}/dcgan.onnx: {SENTENCE}'.replace(ODD, 'd\\udcff')
+
+
+def test_within_a_folder_of_such_a_name_a_run_goes_on_and_draws(odd_folder):
+    for steps in (1, 2):
+        run_here('train.py', '--dataset', 'toy', *TRAIN[:-1], steps, '--resume', cwd=odd_folder)
+    out, _ = run_here('generate.py', '--num', 1, cwd=odd_folder)
+    assert out.startswith(os.path.join('model', 'dcgan_toy-2'))
