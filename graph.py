@@ -15,7 +15,7 @@ from diffaugment import apply as apply_diffaugment
 Graph = collections.namedtuple('Graph', [
     'graph', 'X', 'noise', 'labels', 'is_training', 'step', 'g', 'd_real', 'd_real_logits',
     'd_fake', 'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g',
-    'samples', 'start_refit', 'refit', 'stop', 'stopping'])
+    'samples', 'start_recalibration', 'recalibrate', 'recalibration_batch', 'stop', 'stopping'])
 
 INITIALIZERS = {
     'glorot': None,                                         # get_variable's own, as tf.layers
@@ -46,9 +46,10 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
     are built for training alone, whatever is_training is fed.
 
     samples is what G draws in use, with is_training fed False. With average it is what the moving
-    average of G's weights draws; its batch statistics are then fitted by start_refit and some runs
-    of refit, each of which moves them towards those of a batch of noise (otherwise None). step is
-    fed the number of batches that D has seen where an option asks for it (otherwise None).
+    average of G's weights draws. start_recalibration and some runs of recalibrate, with
+    recalibration_batch fed 1, 2, ..., then make its batch statistics the plain mean of those of
+    the batches of noise fed (otherwise None). step is fed the number of batches that D has seen
+    where an option asks for it (otherwise None).
 
     label_count: how many labels the faces have; the placeholder of them, float32 [n, label_count]
     of -1 and 1, is fed those of the photographs, which are asked of the drawings too (None where
@@ -85,8 +86,8 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
         # Without a tf.cond at each batch norm a fused step takes 2 % less time.
         training = True if fused_g_steps else is_training
 
-        def generator(training=training):
-            return models.generator(noise, training, image_size, width, labels)
+        def generator(training=training, **options):
+            return models.generator(noise, training, image_size, width, labels, **options)
 
         def seen(images, stream):
             """What D sees of images."""
@@ -164,21 +165,23 @@ def build(image_size=64, z_dim=100, lr=0.0002, beta1=0.5, seed=0, width=64, fuse
                 loss_d, tf.reduce_mean(d_real), tf.reduce_mean(d_fake), tf.cast(stop, tf.float32)])
             loss_g, = workers.mean([loss_g])
 
-        start_refit = refit = None
+        start_recalibration = recalibrate = recalibration_batch = None
         if average:
-            averages, start_refit = _averages(moving, vars_g)
+            averages, start_recalibration = _averages(moving, vars_g)
+            recalibration_batch = tf.placeholder(tf.float32, [], name='recalibration_batch')
             done = len(tf.get_collection(tf.GraphKeys.UPDATE_OPS))
             with ops.shared_statistics(None), _scope(
                     reuse=True, custom_getter=lambda getter, name, **_: averages[name]):
-                generator(True)
+                # With a rate of 1 / k at the kth batch a moving average is the mean of the k.
+                generator(True, decay=1 - 1 / recalibration_batch)
                 samples = generator(False)
-            refit = tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:])
+            recalibrate = tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:])
         elif fused_g_steps:
             with _scope(reuse=True):
                 samples = generator(False)
     return Graph(graph, X, noise, labels, is_training, step, g, d_real, d_real_logits, d_fake,
                  d_fake_logits, loss_d, loss_g, vars_d, vars_g, optimizer_d, optimizer_g, samples,
-                 start_refit, refit, stop, stopping)
+                 start_recalibration, recalibrate, recalibration_batch, stop, stopping)
 
 
 def _scope(**options):
@@ -235,18 +238,14 @@ def _mixed(images, drawings, seed):
 
 
 def _averages(moving, vars_g):
-    """({name of a variable of G: its average}, start).
+    """Returns {name of a variable of G: its EMA} and an op that zeroes the batch statistics.
 
-    Batch statistics are not averaged, since averaged weights have others: what stands in the
-    averages' place, under the names that they would have, is fitted. start gives them the values
-    that the weights' own have.
+    The EMA weights have other batch statistics than the weights, so these are not averaged but
+    recalibrated; they have the names that their averages would have.
     """
     averages = {v.op.name: moving.average(v) for v in vars_g}
-    start = []
-    for v in tf.global_variables('generator/'):
-        if v.op.name.endswith(('/moving_mean', '/moving_variance')):
-            fitted = tf.get_variable(moving.average_name(v), v.shape, trainable=False,
-                                     initializer=tf.zeros_initializer(), use_resource=True)
-            averages[v.op.name] = fitted
-            start.append(fitted.assign(v, read_value=False))
-    return averages, tf.group(*start)
+    statistics = {v.op.name: tf.get_variable(moving.average_name(v), v.shape, trainable=False,
+                                             initializer=tf.zeros_initializer(), use_resource=True)
+                  for v in tf.global_variables('generator/')
+                  if v.op.name.endswith(('/moving_mean', '/moving_variance'))}
+    return {**averages, **statistics}, tf.group(*[v.initializer for v in statistics.values()])

@@ -6,13 +6,14 @@ from ops import batch_norm, conv2d, conv2d_transpose, dense, flatten, lrelu
 IMAGE_SIZES = (32, 48, 64, 96, 128)
 
 
-def generator(z, is_training, image_size=64, width=64, labels=None):
+def generator(z, is_training, image_size=64, width=64, labels=None, decay=0.9):
     """Draws images in [-1, 1] from noise.
 
     z: float32 [n, k], uniform(-1, 1) in training. is_training: bool or bool tensor. width: filters
     of the layer before the last. labels: what is asked for, float32 [n, l] of -1 and 1, joined to
-    z; None where the network knows none. Returns float32 [n, image_size, image_size, 3], by the
-    name of `generator/g/Tanh:0`. Raises ValueError for another size than IMAGE_SIZES.
+    z; None where the network knows none. decay: of batch norm's moving averages, see
+    ops.batch_norm. Returns float32 [n, image_size, image_size, 3], by the name of
+    `generator/g/Tanh:0`. Raises ValueError for another size than IMAGE_SIZES.
     """
     d = _check(image_size) // 16
     with tf.variable_scope('generator'):
@@ -20,13 +21,13 @@ def generator(z, is_training, image_size=64, width=64, labels=None):
             z = tf.concat([z, labels], 1)                    # (n, k + l)
         h = dense(z, d * d * width * 8)                      # (n, d·d·8w)
         h = tf.reshape(h, [-1, d, d, width * 8])             # (n, d, d, 8w)
-        h = tf.nn.relu(batch_norm(h, is_training))
+        h = tf.nn.relu(batch_norm(h, is_training, decay))
         h = conv2d_transpose(h, width * 4)                   # (n, 2d, 2d, 4w)
-        h = tf.nn.relu(batch_norm(h, is_training))
+        h = tf.nn.relu(batch_norm(h, is_training, decay))
         h = conv2d_transpose(h, width * 2)                   # (n, 4d, 4d, 2w)
-        h = tf.nn.relu(batch_norm(h, is_training))
+        h = tf.nn.relu(batch_norm(h, is_training, decay))
         h = conv2d_transpose(h, width)                       # (n, 8d, 8d, w)
-        h = tf.nn.relu(batch_norm(h, is_training))
+        h = tf.nn.relu(batch_norm(h, is_training, decay))
         return conv2d_transpose(h, 3, activation=tf.nn.tanh, name='g')    # (n, 16d, 16d, 3)
 
 

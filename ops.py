@@ -317,10 +317,10 @@ def batch_norm(x, is_training, decay=0.9, center=True, scale=False, epsilon=0.00
     is_training is a Python bool or a scalar bool tensor. In training x is normalised with the
     batch's own mean and variance (over N = n·h·w); otherwise with the moving ones. The moving
     averages are `moving -= (moving - batch) · (1 - decay)`, the variance over N - 1 (Bessel), by
-    ops in the collection UPDATE_OPS; with a tensor fed False these change nothing. A second use of
-    the same variables updates after the first: TensorFlow 1.15 did so in practice (a first layer
-    fed by a placeholder is ready before one fed by a generator), and resource variables without
-    an order would both start from the old value.
+    ops in the collection UPDATE_OPS; with a tensor fed False these change nothing. decay is a
+    number or a scalar float32 tensor. A second use of the same variables updates after the first:
+    TensorFlow 1.15 did so in practice (a first layer fed by a placeholder is ready before one fed
+    by a generator), and resource variables without an order would both start from the old value.
 
     Raises ValueError where x has another rank than 4 or an undefined number of channels.
     """
@@ -350,8 +350,8 @@ def batch_norm(x, is_training, decay=0.9, center=True, scale=False, epsilon=0.00
             # TensorFlow 1.15 leaves the other two unset: once that was NaN, and NaN times 0 is NaN.
             return y, tf.identity(moving_mean), tf.identity(moving_variance)
 
-        # 1 - decay in float32, as TensorFlow 1.15 computed it (0.100000024 for 0.9).
-        rate = np.float32(1) - np.float32(decay)
+        # A number in float32, as TensorFlow 1.15 computed it (0.100000024 for 0.9).
+        rate = 1 - decay if tf.is_tensor(decay) else np.float32(1) - np.float32(decay)
         if isinstance(is_training, bool):
             y, mean, variance = with_batch_statistics() if is_training else with_moving_averages()
         else:

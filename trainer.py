@@ -22,7 +22,11 @@ OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'di
             'smooth', 'instance_noise', 'spectral_norm', 'r1', 'condition', 'loss', 'optimizer',
             'beta2', 'clip', 'gradient_penalty', 'norm_d', 'd_steps', 'sync_batch_norm', 'seed')
 EVALUATED = 512         # images that a checkpoint is measured by
-REFITS = 30             # batches of noise that averaged weights' batch statistics are fitted to
+# Batches of noise over which the batch-norm statistics of the EMA weights are averaged. Those of
+# dcgan_lfw, 64 images each, against 400 of them: 20 leave the means off by 0.7 % of the standard
+# deviation, the variances by 1.2 %, images by 1.3 levels of 255; 10 by 1.0 %, 1.5 %, 1.8; 60 by
+# 0.4 %, 0.6 %, 0.7. Twenty take as long as three fused steps.
+RECALIBRATION_BATCHES = 20
 SHEET = 64              # images on a sheet of samples
 
 # What is to be done. name: of the checkpoints, without the step. facts: the dict that goes beside
@@ -107,7 +111,7 @@ class Keeper:
         self.plan, self.args, self.batches, self.settings = plan, args, batches, plan.settings
         self.prefix = plan.prefix                               # of the newest checkpoint
         self.saved_step = plan.step if plan.prefix else None
-        self.refitted_step = self.saved_step
+        self.recalibrated_step = self.saved_step
         log.begin(plan.samples_dir, plan.facts['run'])
         self.records = log.Log(tf, plan.samples_dir, plan.step, plan.end, plan.per_epoch,
                                batches.step_size, self.settings['loss'] != 'gan',
@@ -124,7 +128,7 @@ class Keeper:
         if step % self.args.log_every == 0 or last:
             self.records.losses(step, loss_d, loss_g, np.mean(d_real), np.mean(d_fake))
         if step % self.args.sample_every == 0 or last:
-            self.refit(step)
+            self.recalibrate(step)
             images = self.draw(self.sheet_noise, self.sheet_labels)
             self.in_background(self.records.sheet, step, images)
         if step % self.args.save_every == 0 or last:
@@ -138,23 +142,25 @@ class Keeper:
         p = self.p
         return self.sess.run(p.samples, {p.noise: noise, p.is_training: False, **labels})
 
-    def refit(self, step):
-        """Fits the batch statistics of averaged weights, as they are after that step."""
+    def recalibrate(self, step):
+        """Recalibrates the batch-norm statistics of the EMA weights, which are those of step."""
         p, size = self.p, self.batches.all_workers
-        if not p.refit or self.refitted_step == step:
+        if not p.recalibrate or self.recalibrated_step == step:
             return
-        self.refitted_step = step
-        self.sess.run(p.start_refit)
-        for number in range(REFITS):
-            noise = data.noise(self.settings['seed'], number, size, self.settings['z_dim'], 'refit')
-            self.sess.run(p.refit, {p.noise: noise,
-                                    **self.batches.asked(p, size, number, 'refit labels')})
+        self.recalibrated_step = step
+        self.sess.run(p.start_recalibration)
+        for number in range(RECALIBRATION_BATCHES):
+            noise = data.noise(self.settings['seed'], number, size, self.settings['z_dim'],
+                               'recalibration')
+            self.sess.run(p.recalibrate, {
+                p.noise: noise, p.recalibration_batch: number + 1,
+                **self.batches.asked(p, size, number, 'recalibration labels')})
 
     def save(self, step):
         """Writes the checkpoint of a step, if it is not there already."""
         if self.saved_step == step:
             return
-        self.refit(step)
+        self.recalibrate(step)
         self.wait()
         # The losses were those before the update.
         check_finite(self.draw(self.sheet_noise, self.sheet_labels), 'its images are', step,

@@ -75,7 +75,38 @@ def test_the_average_is_kept_beside_the_99(fused_g_steps):
     assert np.abs(average - weights).max() > 1e-5
 
 
-def test_refit_gives_averaged_weights_their_own_statistics():
+def recalibrated(p, sess, batches):
+    """{name: batch-norm statistic of the EMA weights}, recalibrated by batches of noise."""
+    sess.run(p.start_recalibration)
+    for number, noise in enumerate(batches):
+        sess.run(p.recalibrate, {p.noise: noise, p.recalibration_batch: number + 1})
+    return sess.run({name: v for name, v in variables(p).items()
+                     if 'moving' in name and name.endswith(AVERAGE)})
+
+
+def test_recalibrated_statistics_are_the_plain_mean_over_the_batches():
+    p = graph.build(average=0.9, **SMALL)
+    by_name = variables(p)
+    sess, feed = started(p)
+    batches = [formula.noises(seed) for seed in range(3)]
+    with sess:
+        for _ in range(3):
+            sess.run(p.optimizer_g, feed)
+        of_each = [recalibrated(p, sess, [batch]) for batch in batches]
+        of_all = recalibrated(p, sess, batches)
+        # Neither the statistics of the weights nor what was there before leaves a trace.
+        for name, v in by_name.items():
+            if 'moving' in name:
+                v.load(np.full(v.shape, 1e6), sess)
+        again = recalibrated(p, sess, batches)
+    assert len(of_all) == 8
+    for name, value in of_all.items():
+        mean = np.mean([statistics[name] for statistics in of_each], axis=0)
+        np.testing.assert_allclose(value, mean, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert (again[name] == value).all(), name
+
+
+def test_recalibration_gives_ema_weights_their_own_statistics():
     p = graph.build(average=0.9, **SMALL)
     by_name = variables(p)
     sess, feed = started(p)
@@ -89,8 +120,7 @@ def test_refit_gives_averaged_weights_their_own_statistics():
                 average.load(sess.run(variable) if 'moving' not in name else
                              np.zeros(variable.shape), sess)
         before = sess.run(list(by_name.values()))
-        for _ in range(150):        # 0.9 ** 150 = 1e-7
-            sess.run(p.refit, {p.noise: feed[p.noise]})
+        recalibrated(p, sess, [feed[p.noise]])
         after = sess.run(list(by_name.values()))
         changed = {name for name, a, b in zip(by_name, before, after) if (a != b).any()}
         assert changed == {name for name in by_name
