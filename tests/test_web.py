@@ -4,6 +4,7 @@ The browser's tests take chromium and chromedriver (or CHROMIUM and CHROMEDRIVER
 that web/vendor.py makes: web/vendor/, or the one ONNXRUNTIME_WEB names.
 """
 import base64
+import contextlib
 import functools
 import hashlib
 import http.server
@@ -44,6 +45,9 @@ LACKS = [reason for lack, reason in [
     (not os.path.exists(os.path.join(VENDOR, 'onnxruntime.wasm')),
      f'{VENDOR} is missing; python web/vendor.py makes it')] if lack]
 in_browser = pytest.mark.skipif(bool(LACKS), reason='; '.join(LACKS))
+# A module that only takes SIMD to be valid: i8x16.popcnt(i8x16.splat(0)).
+SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0,
+        253, 15, 253, 98, 11]
 OFF = 1         # grey levels that a pixel may be off: sums in another order, then rounded
 
 
@@ -93,6 +97,16 @@ def test_a_package_is_unpacked_where_the_folder_cannot_be_printed(tmp_path):
     assert (folder / 'onnxruntime.js').read_text() == 'package/dist/ort.wasm.bundle.min.mjs'
 
 
+def test_the_server_of_the_page_listens_on_this_machine_alone():
+    places = [os.path.join(ROOT, 'README.md')] + [os.path.join(WEB, name) for name in PAGE]
+    commands = []
+    for place in places:
+        with open(place, encoding='utf-8') as f:
+            commands += re.findall('python -m http.server[^\n`\'<]*', f.read())
+    assert len(commands) == 3
+    assert set(commands) == {'python -m http.server --bind 127.0.0.1 --directory web'}
+
+
 def test_the_page_names_no_other_host():
     for name in PAGE:
         with open(os.path.join(WEB, name), encoding='utf-8') as f:
@@ -110,6 +124,28 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         super().end_headers()
 
 
+class SinglePage(Quiet):
+    """A host that answers 200 with a page where there is no file, as those of single-page apps."""
+
+    def translate_path(self, path):
+        found = super().translate_path(path)
+        page = os.path.join(self.directory, 'plain', 'index.html')
+        return found if os.path.exists(found) else page
+
+
+@contextlib.contextmanager
+def serving(handler, folder):
+    """The address of a server of a folder."""
+    server = http.server.ThreadingHTTPServer(
+        ('127.0.0.1', 0), functools.partial(handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f'http://127.0.0.1:{server.server_port}'
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture(scope='module')
 def site(tmp_path_factory, asked):  # noqa: F811
     """(folder, address): the page with models in plain/ and asked/, each of them a page too."""
@@ -123,12 +159,8 @@ def site(tmp_path_factory, asked):  # noqa: F811
             patch.setenv('CUDA_VISIBLE_DEVICES', '-1')
             export.main(['--ckpt', ckpt, '--format', 'onnx', '--out',
                          str(folder / name / 'generator.onnx')])
-    handler = functools.partial(Quiet, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f'http://127.0.0.1:{server.server_port}'
-    server.shutdown()
-    server.server_close()
+    with serving(Quiet, folder) as address:
+        yield folder, address
 
 
 @pytest.fixture(scope='module')
@@ -424,47 +456,102 @@ def test_nothing_is_wider_than_a_phone_and_everything_has_a_name(page):
     assert roles['button'] == 4 + 16 and roles['slider'] == 2 and roles['radio'] == 6
 
 
-@in_browser
-@pytest.mark.parametrize('lost, sentence, command', [
-    ('vendor', 'vendor/ is missing', 'python web/vendor.py'),
-    ('generator.onnx', 'generator.onnx is missing', 'python export.py --ckpt model/dcgan_lfw'),
-    ('generator.onnx.json', 'generator.onnx.json is missing', 'python export.py'),
-    (None, 'This browser has no WebAssembly', '')])
-def test_what_is_missing_is_said(lost, sentence, command, site, browser):
-    folder, address = site
-    script = None
-    if lost:
-        os.rename(str(folder / 'plain' / lost), str(folder / 'lost'))
-    else:
-        script = browser.command('Page.addScriptToEvaluateOnNewDocument',
-                                 source='delete window.WebAssembly')['identifier']
+@contextlib.contextmanager
+def without(path):
+    """The file or folder of that path is not there."""
+    os.rename(str(path), str(path) + '.away')
     try:
-        browser.open('about:blank')
-        browser.open(f'{address}/plain/')
-        until(browser, f"document.getElementById('notice').innerText.includes('{sentence}')")
-        notice = browser.run("return document.getElementById('notice').innerText")
-        assert command in notice and browser.run(
-            "return document.getElementById('studio').hidden")
+        yield
     finally:
-        if lost:
-            os.rename(str(folder / 'lost'), str(folder / 'plain' / lost))
-        else:
-            browser.command('Page.removeScriptToEvaluateOnNewDocument', identifier=script)
+        os.rename(str(path) + '.away', str(path))
+
+
+@contextlib.contextmanager
+def changed(path, content):
+    """The file of that path has another content, bytes."""
+    before = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def noticed(browser, address, sentence):
+    """Opens a page that cannot draw and is to say so; its notice."""
+    browser.open('about:blank')
+    browser.open(address)
+    until(browser, "document.getElementById('notice').innerText"
+                   f'.includes({json.dumps(sentence)})')
+    assert browser.run("return document.getElementById('studio').hidden")
+    return browser.run("return document.getElementById('notice').innerText")
 
 
 @in_browser
-def test_a_damaged_model_is_said(site, browser):
-    folder, address = site
-    path = folder / 'plain' / 'generator.onnx'
-    whole = path.read_bytes()
-    path.write_bytes(whole[:1000])
+@pytest.mark.parametrize('handler', [Quiet, SinglePage])
+@pytest.mark.parametrize('lost, command', [
+    ('vendor/onnxruntime.js', 'python web/vendor.py'),
+    ('vendor/onnxruntime.wasm', 'python web/vendor.py'),
+    ('generator.onnx', 'python export.py --ckpt model/dcgan_lfw'),
+    ('generator.onnx.json', 'python export.py')])
+def test_a_missing_file_is_named_with_its_command(lost, command, handler, site, browser):
+    place = site[0] / 'plain' / lost
+    with without(place), serving(handler, site[0]) as address:
+        notice = noticed(browser, f'{address}/plain/', f'{lost} is missing')
+    assert notice.partition('make it: ')[2].startswith(command)
+
+
+@in_browser
+@pytest.mark.parametrize('answered', [False, True], ids=['before', 'after'])
+@pytest.mark.parametrize('lost', ['vendor/onnxruntime.js', 'generator.onnx', 'generator.onnx.json'])
+def test_a_connection_that_breaks_is_said(lost, answered, site, browser):
+    class Breaking(Quiet):
+        """A host that breaks off before or after it has answered with a file's beginning."""
+
+        def do_GET(self):
+            if not self.path.endswith(lost):
+                super().do_GET()
+            elif answered:
+                self.send_response(200)
+                self.send_header('Content-Type', self.guess_type(lost))
+                self.send_header('Content-Length', '1000')
+                self.end_headers()
+                self.wfile.write(b'{')
+            self.close_connection = True
+
+    with serving(Breaking, site[0]) as address:
+        notice = noticed(browser, f'{address}/plain/', 'The server does not answer')
+    assert notice.endswith('python -m http.server --bind 127.0.0.1 --directory web')
+
+
+@in_browser
+@pytest.mark.parametrize('script, sentence', [
+    ('delete window.WebAssembly', 'This browser has no WebAssembly'),
+    ('WebAssembly.validate = () => false', 'WebAssembly without SIMD')])
+def test_a_browser_that_cannot_draw_is_said(script, sentence, site, browser):
+    added = browser.command('Page.addScriptToEvaluateOnNewDocument', source=script)
     try:
-        browser.open('about:blank')
-        browser.open(f'{address}/plain/')
-        until(browser, "document.getElementById('notice').innerText"
-                       ".includes(\"generator.onnx can't be used\")")
+        noticed(browser, f'{site[1]}/plain/', sentence)
     finally:
-        path.write_bytes(whole)
+        browser.command('Page.removeScriptToEvaluateOnNewDocument', **added)
+
+
+@in_browser
+def test_a_processor_without_simd_is_said(site, tmp_path):
+    with chromium.Browser(tmp_path, 'js-flags=--no-enable-sse4-1') as browser:
+        if browser.run('return WebAssembly.validate(Uint8Array.from(arguments[0]))', SIMD):
+            pytest.skip('this processor cannot be made one without SIMD')
+        noticed(browser, f'{site[1]}/plain/', 'WebAssembly without SIMD')
+
+
+@in_browser
+@pytest.mark.parametrize('file, size, sentence', [
+    ('generator.onnx', 1000, "generator.onnx can't be used"),
+    ('generator.onnx.json', 10, "generator.onnx.json can't be used")])
+def test_a_damaged_model_is_said(file, size, sentence, site, browser):
+    path = site[0] / 'plain' / file
+    with changed(path, path.read_bytes()[:size]):
+        noticed(browser, f'{site[1]}/plain/', sentence)
 
 
 @in_browser

@@ -13,6 +13,10 @@ const CRC32_OF_LABELS = 3050373649;         // as in sampler.py
 const EXPORT = 'python export.py --ckpt model/dcgan_lfw --format onnx --weights float16 ' +
     '--out web/generator.onnx';
 const VENDOR = 'python web/vendor.py';
+const SERVE = 'python -m http.server --bind 127.0.0.1 --directory web';
+// A module that is valid where WebAssembly has SIMD: i8x16.popcnt(i8x16.splat(0)).
+const SIMD = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10,
+    1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
 
 const $ = id => document.getElementById(id);
 const still = matchMedia('(prefers-reduced-motion: reduce)');
@@ -42,18 +46,40 @@ function notice(text, command) {
     $('notice').hidden = !text;
 }
 
-async function get(file, kind) {
-    let response;
+// The bytes of a file, which a command makes.
+async function get(file, command) {
+    let response, bytes;
     try {
         response = await fetch(file);
+        bytes = await response.arrayBuffer();
     } catch {
-        throw new Sentence('The server does not answer. Start it again:',
-            'python -m http.server --directory web');
+        throw new Sentence('The server does not answer. Start it again:', SERVE);
     }
-    if (!response.ok) {
-        throw new Sentence(`${file} is missing. In the project's folder, make it:`, EXPORT);
+    // Hosts of single-page apps answer 200 with a page of HTML where there is no such file.
+    const isPage = /^\s*</.test(new TextDecoder().decode(bytes.slice(0, 100)));
+    if (!response.ok || isPage) {
+        throw new Sentence(`${file} is missing. In the project's folder, make it:`, command);
     }
-    return response[kind]();
+    return bytes;
+}
+
+async function getRuntime() {
+    const file = 'vendor/onnxruntime.js';
+    try {
+        return await import(`./${file}`);
+    } catch (error) {
+        await get(file, VENDOR);        // says it where the file is missing
+        throw new Sentence(`${file} can't be used (${error.message}). Make it anew:`, VENDOR);
+    }
+}
+
+async function getFacts() {
+    const file = 'generator.onnx.json', bytes = await get(file, EXPORT);
+    try {
+        return JSON.parse(new TextDecoder().decode(bytes));
+    } catch {
+        throw new Sentence(`${file} can't be used, it is damaged. Make it anew:`, EXPORT);
+    }
 }
 
 async function load() {
@@ -61,20 +87,20 @@ async function load() {
         throw new Sentence('This browser has no WebAssembly, which draws the faces; another or ' +
             'newer one has, or a setting switched it off.');
     }
+    if (!WebAssembly.validate(SIMD)) {
+        throw new Sentence('This browser has WebAssembly without SIMD, which draws the faces; ' +
+            'Chrome 91, Firefox 89, Safari 16.4 and newer ones have it where the processor does.');
+    }
     notice('The generator is loading …');
     let model;
-    [ort, model, facts] = await Promise.all([
-        import('./vendor/onnxruntime.js').catch(() => {
-            throw new Sentence("vendor/ is missing. In the project's folder, make it:", VENDOR);
-        }),
-        get('generator.onnx', 'arrayBuffer'),
-        get('generator.onnx.json', 'json'),
-    ]);
+    [ort, model, facts] = await Promise.all(
+        [getRuntime(), get('generator.onnx', EXPORT), getFacts()]);
     ort.env.wasm.numThreads = 1;            // more would take headers that a plain server has not
     ort.env.wasm.wasmPaths = {wasm: new URL('vendor/onnxruntime.wasm', import.meta.url).href};
     try {
         network = await ort.InferenceSession.create(model, {executionProviders: ['wasm']});
     } catch (error) {
+        await get('vendor/onnxruntime.wasm', VENDOR);       // says it where that is missing
         throw new Sentence(`generator.onnx can't be used (${String(error.message).split('\n')[0]})` +
             '. Make both anew:', `${VENDOR} && ${EXPORT}`);
     }
