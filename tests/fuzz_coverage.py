@@ -80,7 +80,7 @@ def load(source, first, content, folder):
         except data.DataError as error:
             assert 'broken' in str(error)
             if len(source.names) == 1:
-                assert f'left out, broken: {data._shown(first)} (' in said.getvalue()
+                assert f'left out, broken: {cli.printable(first)} (' in said.getvalue()
             return None
     assert found.images[:].shape == (len(source.names), 8, 8, 3) and not found.broken
     return found

@@ -10,6 +10,7 @@ import tensorflow.compat.v1 as tf
 import checkpoint
 import models
 import parity
+from dcgan.files import write_json
 
 TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
 
@@ -176,7 +177,7 @@ def test_settings_of_something_else_are_named(tmp_path, content):
     (5, ['+']), (['Male'], 5), (['Male'], [1]), ([1], ['+']), (['Male'], ['+-']), (['Male'], []),
     (['\x1b[2J'], ['+'])])
 def test_labels_of_something_else_are_named(tmp_path, attributes, labels):
-    checkpoint.write_json(str(tmp_path / 'dcgan.json'), dict(
+    write_json(str(tmp_path / 'dcgan.json'), dict(
         FACTS, settings=dict(FACTS['settings'], attributes=attributes), labels=labels))
     with pytest.raises(checkpoint.CheckpointError, match=r'dcgan\.json: its labels are not those'):
         checkpoint.labels_of(str(tmp_path / 'dcgan'))
@@ -269,7 +270,7 @@ def test_the_best_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
         raise OSError('no links here')
     monkeypatch.setattr(os, 'link', link)
     prefix = place(tmp_path, 'dcgan_toy-1')
-    checkpoint.write_json(prefix + '.json', FACTS)
+    write_json(prefix + '.json', FACTS)
     checkpoint.record_metrics(prefix, 'dcgan_toy', {'swd': 3.0})
     assert checkpoint.settings(prefix)['figures'] == {'swd': 3.0}
     assert checkpoint.find(str(tmp_path / 'best')) == str(tmp_path / 'best' / 'dcgan_toy-1')

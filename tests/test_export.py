@@ -14,6 +14,7 @@ import export
 import models
 import sampler
 import session
+from dcgan.files import write_json
 from running import TINY, refused, run
 
 OLD = tf.__version__.startswith('1.')
@@ -61,7 +62,7 @@ def asked(tmp_path_factory):
         sess.run(tf.variables_initializer(list(saved.values())))
         tf.train.Saver(saved).save(sess, prefix, write_meta_graph=False)
         assert graph.get_tensor_by_name('generator/g/Tanh:0').shape.as_list()[1:] == [48, 48, 3]
-    checkpoint.write_json(prefix + '.json', {
+    write_json(prefix + '.json', {
         'settings': {'attributes': NAMES, 'dataset': 'toy', 'crop': 0},
         'data': {'dataset': 'toy', 'photographs': 9, 'crc32': 1},
         'step': 7, 'epoch': 1.0,

@@ -308,7 +308,7 @@ def test_a_read_only_disk_is_named(command, whole, tmp_path):
             assert refused(*given, cwd=tmp_path) == f'error: {disk}/new: {reason}\n'
         given = ['generate.py', '--ckpt', whole / 'model']
         assert refused(*given, '--out', disk, cwd=tmp_path).endswith(
-            f'{disk}/faces_seed0.png.part: {reason}\n')
+            f'{disk}/faces_seed0.png: {reason}\n')
 
 
 @costly
