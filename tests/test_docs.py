@@ -11,13 +11,19 @@ import pytest
 
 from conftest import ROOT
 
+
+def read(page):
+    with open(os.path.join(ROOT, page), encoding='utf-8') as f:
+        return f.read()
+
+
 PAGES = ['README.md', 'CONTRIBUTING.md', os.path.join('model', 'README.md'),
          os.path.join('tests', 'golden', 'README.md'),
          *sorted(os.path.relpath(path, ROOT)
                  for path in glob.glob(os.path.join(ROOT, 'docs', '*.md')))]
 PROGRAMS = [os.path.relpath(path, ROOT) for folder in ('.', 'benchmarks', 'web')
             for path in sorted(glob.glob(os.path.join(ROOT, folder, '*.py')))
-            if "__name__ == '__main__'" in open(path, encoding='utf-8').read()]
+            if "__name__ == '__main__'" in read(path)]
 # The page with a table of all options of a program.
 DESCRIBED_IN = {'train.py': 'options.md', 'download_lfw.py': 'options.md',
                 'generate.py': 'drawing.md', 'export.py': 'drawing.md',
@@ -27,11 +33,6 @@ DESCRIBED_IN = {'train.py': 'options.md', 'download_lfw.py': 'options.md',
 FOREIGN = {'--require-hashes', '--bind', '--directory', '--logdir', '--seconds'}
 OPTION = re.compile(r'(?<![\w"-])--[a-z][a-z0-9-]*')
 CELL = 200              # characters: a line or two
-
-
-def read(page):
-    with open(os.path.join(ROOT, page), encoding='utf-8') as f:
-        return f.read()
 
 
 @pytest.fixture(scope='module')
