@@ -204,8 +204,8 @@ def test_what_does_not_go_together_is_refused(tmp_path, options, message):
 
 
 @pytest.mark.parametrize('loss', settings.LOSSES)
-def test_a_loss_brings_what_the_readme_says(tmp_path, loss):
-    with open(os.path.join(ROOT, 'README.md'), encoding='utf-8') as f:
+def test_losses_bring_the_options_that_the_docs_list(tmp_path, loss):
+    with open(os.path.join(ROOT, 'docs', 'options.md'), encoding='utf-8') as f:
         row, = re.findall(rf'^\| `{loss}` \|.*\| `(--.*)` \|$', f.read(), re.MULTILINE)
     said = {key: value for key, value in vars(train.parse(shlex.split(row))).items()
             if key in settings.DEFAULTS and key != 'workers' and value is not None}
