@@ -1,4 +1,4 @@
-"""The graph is TensorFlow 1.15.5's: names, 395 recorded keys at two widths, and tests that bite."""
+"""The graph is TensorFlow 1.15.5's: names, 395 recorded keys at two widths, and mistakes felt."""
 import functools
 import os
 import subprocess
@@ -9,7 +9,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import test_util
 
+import formula
 import graph
+import losses
 import models
 import ops
 import parity
@@ -146,6 +148,35 @@ def test_a_mistake_is_felt(monkeypatch, name, factor, options, make):
     worst = max(table, key=table.get)
     print(f'{name}: {table[worst]:.0f} times the tolerance, at {worst}')
     assert table[worst] > factor
+
+
+def real_and_fake_swapped(monkeypatch):
+    loss_d = losses.loss_d
+    monkeypatch.setattr(losses, 'loss_d', lambda real, fake, smooth: loss_d(fake, real, smooth))
+
+
+@pytest.mark.parametrize('options, make, unfelt', [
+    ({'lr': -0.0002}, None, set()),
+    # The gradient at this bias is the same sum of the two sigmoids less 1, until weights differ.
+    ({}, real_and_fake_swapped, {'after_d/var/discriminator/dense/bias',
+                                 'after_dg/var/discriminator/dense/bias'})],
+    ids=['gradient ascent', 'real and fake swapped'])
+def test_a_wrong_direction_is_felt_by_every_weight_at_full_width(monkeypatch, options, make,
+                                                                  unfelt):
+    if make:
+        make(monkeypatch)
+    table = parity.shares(parity.record(64, **options), 64)
+    weights = {key for key in table if recording.is_weight(key) and recording.is_update(key)}
+    assert len(weights) == 52
+    assert {key for key in weights if table[key] <= 1} == unfelt
+
+
+def test_weights_that_did_not_move_have_no_direction():
+    key = 'after_dg/var/discriminator/conv2d/bias'
+    theirs = parity.load_json('wide.json')['figures'][key]
+    initial = formula.summary(key, formula.initial_value(key.split('/', 2)[2], [64]))
+    assert parity.update_cosine(key, theirs, theirs) == pytest.approx(1)
+    assert parity.update_cosine(key, initial, theirs) == 0
 
 
 @pytest.mark.parametrize('g_steps', [1, 2])
