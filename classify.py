@@ -15,10 +15,7 @@ import sys
 
 import numpy as np
 
-import checkpoint
-import data
-import session
-from dcgan import augment, cli, files
+from dcgan import augment, checkpoint, cli, data, files, session
 
 IMAGE_SIZE, BATCH, LEARNING_RATE = 64, 128, 0.001
 FILTERS, FEATURES = (32, 64, 128, 256), 256

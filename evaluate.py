@@ -26,13 +26,8 @@ import zlib
 
 import numpy as np
 
-import checkpoint
-import data
-import metrics
-import pictures
 import sampler
-import session
-from dcgan import cli, files
+from dcgan import checkpoint, cli, data, files, metrics, pictures, session
 
 MOST = 10000                # images a side, unless asked for otherwise
 FEWEST = 8

@@ -20,10 +20,8 @@ import sys
 
 import numpy as np
 
-import checkpoint
 import sampler
-import session
-from dcgan import cli, files
+from dcgan import checkpoint, cli, files, session
 
 CHECKED = (1, 15)       # images in each batch of the check
 # By the weights: what images may differ by, of [-1, 1], and the share of pixels that must keep to

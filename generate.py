@@ -21,11 +21,8 @@ import sys
 
 import numpy as np
 
-import checkpoint
-import pictures
 import sampler
-import session
-from dcgan import cli
+from dcgan import checkpoint, cli, pictures, session
 from dcgan.files import atomic_write
 
 MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400

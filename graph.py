@@ -10,7 +10,7 @@ import tensorflow.compat.v1 as tf
 import losses
 import models
 import ops
-from diffaugment import apply as apply_diffaugment
+from dcgan.diffaugment import apply as apply_diffaugment
 
 Graph = collections.namedtuple('Graph', [
     'graph', 'X', 'noise', 'labels', 'is_training', 'step', 'g', 'd_real', 'd_real_logits',

@@ -1,9 +1,8 @@
 """The two networks. Only d = image_size // 16 changes with the size of the images."""
 import tensorflow.compat.v1 as tf
 
+from dcgan.settings import IMAGE_SIZES
 from ops import batch_norm, conv2d, conv2d_transpose, dense, flatten, lrelu
-
-IMAGE_SIZES = (32, 48, 64, 96, 128)
 
 
 def generator(z, is_training, image_size=64, width=64, labels=None, decay=0.9):

@@ -3,9 +3,7 @@ import zlib
 
 import numpy as np
 
-import checkpoint
-import pictures
-import session
+from dcgan import checkpoint, pictures, session
 
 
 class Sampler:

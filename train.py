@@ -21,13 +21,8 @@ import zlib
 
 import numpy as np
 
-import checkpoint
-import data
-import log
-import pictures
-import session
 import trainer
-from dcgan import cli, settings, signals
+from dcgan import checkpoint, cli, data, log, pictures, session, settings, signals
 
 KEPT_LABELS = 1000      # rows of them that a checkpoint knows, to draw by
 LFW_COUNT = 13233
@@ -65,7 +60,7 @@ def train(args):
         if not args.cluster or args.dry_run:
             return train_on(*run)
         session.set_up(args.verbose, args.device)
-        import cluster
+        from dcgan import cluster
         try:
             return train_on(*run, cluster.Cluster(args.cluster, args.task))
         except cluster.ClusterError as error:

@@ -9,13 +9,7 @@ import sys
 
 import numpy as np
 
-import checkpoint
-import data
-import log
-import metrics
-import pictures
-import session
-from dcgan import augment, cli, signals
+from dcgan import augment, checkpoint, cli, data, log, metrics, pictures, session, signals
 
 # Those settings that graph.build is given.
 OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',

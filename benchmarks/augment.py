@@ -20,9 +20,8 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import session  # noqa: E402
 import trainer  # noqa: E402
-from dcgan import augment  # noqa: E402
+from dcgan import augment, session  # noqa: E402
 from dcgan.settings import DEFAULTS, DIFFAUGMENT  # noqa: E402
 
 PHOTOGRAPHS = 1000

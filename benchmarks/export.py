@@ -40,10 +40,9 @@ def main():
 
 
 def measure(args, paths):
-    import checkpoint
     import export
     import sampler
-    import session
+    from dcgan import checkpoint, session
     session.set_up()
     with sampler.Sampler(checkpoint.find(args.ckpt)) as original:
         def draw_original(path, feeds):
@@ -64,7 +63,7 @@ def measure(args, paths):
 
 
 def rate(draw, path, feed, batches):
-    import session
+    from dcgan import session
     seconds = []
     for count in (1, 1 + batches):
         began = time.perf_counter()

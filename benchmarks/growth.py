@@ -26,7 +26,7 @@ SIZE, CROP, BATCH, STEPS = 64, 150, 64, 60
 
 
 def draw_photographs(folder):
-    import data
+    from dcgan import data
     os.makedirs(folder)
     for number in range(DISTINCT):
         face = data.draw_toy(f'face {number}').resize((250, 250))
@@ -46,12 +46,12 @@ def link(faces, folder, count):
 # what is measured, each in a process of its own
 
 def prepare(photographs, home, count):
-    import data
+    from dcgan import data
     data.load(data.find(photographs, home), SIZE, CROP, home)
 
 
 def epoch(photographs, home, count):
-    import data
+    from dcgan import data
     images = data.load(data.find(photographs, home), SIZE, CROP, home).images
     for step in range(len(images) // BATCH):
         data.scaled(data.batch(images, BATCH, 0, step))
@@ -60,7 +60,7 @@ def epoch(photographs, home, count):
 
 def train(photographs, home, count):
     """Returns the share of the loop's time that passed outside of `sess.run`."""
-    import session
+    from dcgan import session
     tf = session.set_up()
     import train as program
     runs, run = [], tf.Session.run

@@ -26,11 +26,8 @@ import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
-import checkpoint  # noqa: E402
-import data  # noqa: E402
-import pictures  # noqa: E402
 import sampler  # noqa: E402
-import session  # noqa: E402
+from dcgan import checkpoint, data, pictures, session  # noqa: E402
 from dcgan.settings import LOSSES  # noqa: E402
 
 # The original's settings, in the fastest way, with an average that changes nothing of the rest.

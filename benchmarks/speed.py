@@ -45,7 +45,7 @@ def dcgan(precision, size, fused, fast):
     sys.path.insert(0, ROOT)
     import numpy as np
 
-    import session
+    from dcgan import session
     tf = session.set_up()
     import graph
     p = graph.build(size, fused_g_steps=int(fused), fast_for=precision if fast else None)

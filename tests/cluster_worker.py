@@ -15,15 +15,15 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import session  # noqa: E402
 import trainer  # noqa: E402
+from dcgan import session  # noqa: E402
 from dcgan.settings import DEFAULTS  # noqa: E402
 
 
 def main(name, steps, batch_size, settings, task=0, *addresses):
     tf = session.set_up(deterministic=True)
-    import cluster
     import graph
+    from dcgan import cluster
     task = int(task)
     settings = dict(DEFAULTS, image_size=32, batch_size=int(batch_size),
                     workers=len(addresses or [0]), **json.loads(settings))

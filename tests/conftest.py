@@ -8,7 +8,7 @@ import pytest
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, 'tests', 'golden')]
 
-import session  # noqa: E402  found by the line above
+from dcgan import session  # noqa: E402  found by the line above
 
 tf = session.set_up()
 

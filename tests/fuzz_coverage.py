@@ -24,15 +24,17 @@ import numpy as np  # noqa: E402
 if __name__ == '__main__':
     import atheris
     watched = atheris.instrument_imports(
-        include=['PIL', 'data', 'generate', 'dcgan.cli', 'zipfile'])
+        include=['PIL', 'dcgan.data', 'generate', 'dcgan.cli', 'zipfile'])
 else:                   # test_fuzz.py does without it
     watched = contextlib.nullcontext()
 with watched:
     from PIL import Image
 
-    import data  # found by the line above
     import generate
-    from dcgan import cli
+    from dcgan import (
+        cli,
+        data,  # found by the line above
+    )
 
 Z_DIM = 3
 NAMES = ['a.jpg', 'b.jpg']

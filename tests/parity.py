@@ -15,7 +15,7 @@ import numpy as np
 GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'golden')
 if __name__ == '__main__':
     sys.path[:0] = [os.path.dirname(os.path.dirname(GOLDEN)), GOLDEN]
-    import session
+    from dcgan import session
     session.set_up()
 
 import tensorflow.compat.v1 as tf  # noqa: E402

@@ -6,11 +6,11 @@ import os
 import numpy as np
 import pytest
 
-import checkpoint
 import generate
 import plain_celeba
 import sampler
 from conftest import ROOT
+from dcgan import checkpoint
 from running import pixels, refused_here, run, run_here
 
 SMALL = ['--dataset', 'celeba', '--image-size', 32, '--batch-size', 16, '--log-every', 50]

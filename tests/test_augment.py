@@ -2,8 +2,7 @@
 import numpy as np
 import pytest
 
-import data
-from dcgan import augment
+from dcgan import augment, data
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 9, 12, 3)).astype(np.uint8)
 

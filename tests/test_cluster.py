@@ -15,9 +15,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
-import cluster
-import data
 from conftest import ROOT, costly
+from dcgan import cluster, data
 from running import refused, refused_here, rows, tensors
 
 STEPS = 12

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import data
+from dcgan import data
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

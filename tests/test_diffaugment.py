@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import diffaugment
+from dcgan import diffaugment
 from dcgan.settings import DIFFAUGMENT
 
 X = np.random.RandomState(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)

@@ -11,10 +11,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 from PIL import Image
 
-import data
 import evaluate
-import metrics
 from conftest import ROOT
+from dcgan import data, metrics
 from running import refused, run
 
 FIGURES = ['swd', 'swd_32', 'swd_16', 'ms_ssim']

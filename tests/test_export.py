@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import checkpoint
 import export
 import models
 import sampler
-import session
+from dcgan import checkpoint, session
 from dcgan.files import write_json
 from running import TINY, refused, run
 

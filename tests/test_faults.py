@@ -17,12 +17,11 @@ import time
 import pytest
 import tensorflow.compat.v1 as tf
 
-import checkpoint
 import export
 import train
 import trainer
 from conftest import ROOT, costly
-from dcgan import files
+from dcgan import checkpoint, files
 from running import TOY, refused, refused_here, rows, run, run_here, started, tensors
 
 SEEDS = range(int(os.environ.get('RUNS', '1')))

@@ -10,9 +10,9 @@ import graph
 import losses
 import ops
 import recording
-import session
 import trainer
-from checkpoint import AVERAGE
+from dcgan import session
+from dcgan.checkpoint import AVERAGE
 from dcgan.settings import DEFAULTS, LOSSES
 
 SMALL = {'image_size': 32, 'width': 4}

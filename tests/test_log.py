@@ -6,8 +6,8 @@ import re
 import pytest
 import tensorflow.compat.v1 as tf
 
-import log
 import train
+from dcgan import log
 
 
 @pytest.fixture

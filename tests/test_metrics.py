@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import check_metrics as golden
-import metrics
+from dcgan import metrics
 
 with open(golden.PATH) as f:
     FIGURES = {name: record['figures'] for name, record in json.load(f).items()}

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-import data
 from conftest import ROOT
+from dcgan import data
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -247,7 +247,7 @@ def test_a_zip_with_a_damaged_directory_is_none(tmp_path, changes):
 
 LOAD = """
 import sys
-import data
+from dcgan import data
 def most():
     with open('/proc/self/status') as f:
         return next(int(line.split()[1]) // 1024 for line in f if line.startswith('VmHWM'))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import pictures
+from dcgan import pictures
 
 
 def test_grey_levels_are_the_nearest():

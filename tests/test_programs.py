@@ -15,15 +15,13 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
 
-import checkpoint
 import generate
 import models
 import recording
-import session
 import train
 import trainer
 from conftest import ROOT
-from dcgan import settings
+from dcgan import checkpoint, session, settings
 from running import (
     TINY,
     TOY,

@@ -3,8 +3,7 @@ import threading
 
 import pytest
 
-import checkpoint
-import log
+from dcgan import checkpoint, log
 from running import rows, run_here
 
 RUN = ['--max-steps', 4, '--sample-every', 1, '--save-every', 2]

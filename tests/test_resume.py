@@ -6,8 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-import checkpoint
-import data
+from dcgan import checkpoint, data
 from running import TOY, pixels, refused_here, run_here
 
 ENDINGS = ('.data-00000-of-00001', '.index', '.json')

@@ -8,13 +8,11 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import test_util
 
-import cluster
-import data
 import graph
 import plain_celeba
 import recording
-import session
 from conftest import ROOT
+from dcgan import cluster, data, session
 from test_cluster import addresses
 from test_programs import TINY, run_here
 

@@ -3,9 +3,8 @@ import json
 
 import pytest
 
-import checkpoint
 import train
-from dcgan import settings
+from dcgan import checkpoint, settings
 
 DEFAULTS = dict(settings.DEFAULTS, crop=0)
 

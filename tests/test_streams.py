@@ -6,10 +6,9 @@ import sys
 
 import pytest
 
-import checkpoint
-import data
 import plain_celeba
 from conftest import ROOT
+from dcgan import checkpoint, data
 from running import TINY, refused_here, run_here
 
 ODD = os.fsdecode(b'd\xff')         # a name that is no UTF-8, so that no stream can print it

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import checkpoint
 import graph
 import parity
 import recording
+from dcgan import checkpoint
 
 TF115_PYTHON = (sys.executable if tf.__version__.startswith('1.15.') else
                 os.environ.get('TF115_PYTHON'))

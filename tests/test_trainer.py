@@ -4,10 +4,10 @@ import types
 import numpy as np
 import pytest
 
-import data
 import graph
 import test_graph
 import trainer
+from dcgan import data
 from dcgan.settings import DEFAULTS
 
 P = types.SimpleNamespace(X='X', noise='noise', labels='labels', is_training='t', step='step')

@@ -25,9 +25,9 @@ from PIL import Image
 
 import chromium
 import export
-import pictures
 import sampler
 from conftest import ROOT
+from dcgan import pictures
 from running import TINY
 from test_export import NAMES, OLD, asked  # noqa: F401  a fixture
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
-import pictures
+from dcgan import pictures
 from dcgan.files import atomic_write
 
 LOSSES = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv

@@ -24,6 +24,7 @@ import numpy as np
 
 from dcgan import files
 from dcgan.files import write_json
+from dcgan.settings import IMAGE_SIZES
 
 try:
     import fcntl
@@ -248,7 +249,6 @@ def generator_facts(prefix):
     moving average of its weights too. A checkpoint of the original program, which has no settings
     beside it, serves as well.
     """
-    from models import IMAGE_SIZES
     with _named(prefix):
         shapes = _shapes(prefix)
     first, last = (shapes.get(f'generator/{layer}/kernel', []) for layer in ('dense', 'g'))

@@ -26,8 +26,7 @@ import zlib
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import checkpoint
-import session
+from dcgan import checkpoint, session
 
 # TensorFlow's version is in the name of the job: where it differs, a reduction may well crash.
 JOB = 'tensorflow_' + re.sub(r'\W', '_', tf.__version__)
