@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from dcgan import augment, checkpoint, cli, data, files, session
+from dcgan import augment, batches, checkpoint, cli, data, files, session
 
 IMAGE_SIZE, BATCH, LEARNING_RATE = 64, 128, 0.001
 FILTERS, FEATURES = (32, 64, 128, 256), 256
@@ -65,8 +65,8 @@ def classify(args):
         sess.run(initializer)
         with cli.Progress(steps, 'steps') as progress:
             for step in range(steps):
-                rows = data.rows(len(truth), BATCH, args.seed, step)
-                batch = augment.flip(photographs[rows], data.rng(args.seed, step, 'augment'))
+                rows = batches.rows(len(truth), BATCH, args.seed, step)
+                batch = augment.flip(photographs[rows], batches.rng(args.seed, step, 'augment'))
                 sess.run(optimizer, {images: batch, labels: truth[rows]})
                 progress.update(1)
 

@@ -12,8 +12,12 @@ Checkpoints go to model/, sheets of samples, losses and TensorBoard's events to
 samples/dcgan_<dataset>/. Ctrl-C saves and ends.
 """
 import argparse
+import collections
+import concurrent.futures
 import contextlib
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import uuid
@@ -21,11 +25,17 @@ import zlib
 
 import numpy as np
 
-import trainer
-from dcgan import checkpoint, cli, data, log, pictures, session, settings, signals
+from dcgan import checkpoint, cli, data, log, pictures, recorder, session, settings, signals
+from dcgan.batches import Batches, rng, step_size
 
 KEPT_LABELS = 1000      # rows of them that a checkpoint knows, to draw by
 LFW_COUNT = 13233
+
+# What is to be done. name: of the checkpoints, without the step. facts: the dict that goes beside
+# each of them. prefix: of the checkpoint that it goes on from at step, or None. unmeasured: whether
+# that one was stopped before it was measured. end: the last step.
+Plan = collections.namedtuple('Plan', 'name samples_dir settings facts step prefix unmeasured '
+                              'per_epoch end')
 
 
 def main(argv=None):
@@ -75,23 +85,23 @@ def train_on(source, name, samples_dir, args, given, step, prefix, saved, worker
     run = settings.merge(given, args.recipe, saved.get('settings', {}), of)
     if run['crop'] is None:
         run['crop'] = source.crop
-    step_size = trainer.step_size(run)
+    taken = step_size(run)      # images a step
     for key, value in run.items():
         print(f'{key:16} {settings.format_setting(value)}')
 
     # data
     labels = find_labels(source, run['attributes'])
     if args.dry_run:
-        print_plan(args, source, len(source.names), step_size, step, saved)
+        print_plan(args, source, len(source.names), taken, step, saved)
         if args.sheet:
             images = data.load(source, run['image_size'], run['crop'], args.data_dir,
-                               step_size).images
-            batches = trainer.Batches(images, labels, run)
-            pictures.write(args.sheet, pictures.sheet(batches.photographs(step)))
+                               taken).images
+            batches = Batches(images, labels, run)
+            pictures.write(args.sheet, pictures.sheet(batches.real(step)))
             print(args.sheet)
         return 0
     photographs = data.load(source, run['image_size'], run['crop'], args.data_dir,
-                            step_size)
+                            taken)
     images = photographs.images
     seen = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
     described = {}
@@ -99,7 +109,7 @@ def train_on(source, name, samples_dir, args, given, step, prefix, saved, worker
         labels = labels[np.isin(source.names, photographs.names)]       # but for broken ones
         seen['labels_crc32'] = zlib.crc32(labels.tobytes())
         described['labels'] = checkpoint.labels_to_text(labels[
-            data.rng(run['seed'], 0, 'labels').permutation(len(labels))[:KEPT_LABELS]])
+            rng(run['seed'], 0, 'labels').permutation(len(labels))[:KEPT_LABELS]])
     if workers:
         workers.agree({
             **{settings.option_name(key): settings.format_setting(value)
@@ -111,7 +121,7 @@ def train_on(source, name, samples_dir, args, given, step, prefix, saved, worker
         cli.fail(f'{source.folder} is not what {of} was trained on: '
                  f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
                  'or other pixels or labels')
-    per_epoch, last_step, end = print_plan(args, source, len(images), step_size, step, saved)
+    per_epoch, last_step, end = print_plan(args, source, len(images), taken, step, saved)
     if workers:
         workers.agree({'the last step': last_step})
         if step >= last_step:       # what is left to do is for worker 0 alone
@@ -131,9 +141,138 @@ def train_on(source, name, samples_dir, args, given, step, prefix, saved, worker
     facts = {'run': saved.get('run') or uuid.uuid4().hex, 'settings': run, 'end': end,
              'schedule': {key: getattr(args, key) for key in settings.SCHEDULE},
              'data': seen, 'computed_in': saved.get('computed_in'), **described}
-    plan = trainer.Plan(name, samples_dir, run, facts, step, prefix, unmeasured, per_epoch,
-                        last_step)
-    return trainer.run(plan, args, trainer.Batches(images, labels, run, args.task), workers)
+    plan = Plan(name, samples_dir, run, facts, step, prefix, unmeasured, per_epoch, last_step)
+    return run_steps(plan, args, Batches(images, labels, run, args.task), workers)
+
+
+def run_steps(plan, args, batches, workers=None):
+    """Trains from plan.step to plan.end or until a signal; returns the exit code."""
+    # graph
+    run = plan.settings
+    tf = session.set_up(args.verbose, args.device, run['deterministic'])
+    precision = choose_precision(plan)
+    tuned_for = precision if session.has_onednn() and not run['plain_convolutions'] else None
+    import graph
+    model = graph.build(
+        fused_g_steps=run['g_steps'] if run['fused_step'] else 0, fast_for=tuned_for,
+        loss_scale=session.LOSS_SCALES[precision], label_count=len(run['attributes']),
+        workers=workers, **{key: run[key] for key in settings.OF_GRAPH})
+    with model.graph.as_default():
+        saver = tf.train.Saver(max_to_keep=args.max_to_keep)
+        variables = checkpoint.by_name(tf.global_variables())
+        initializer = tf.global_variables_initializer()
+        copy_first = workers and workers.copy_first(tf.global_variables())
+    if workers:
+        workers.agree({'what is computed in': precision, 'what kernels are for': tuned_for,
+                       'what is reduced': workers.reductions()})
+    if batches.task == 0:
+        saves = plan.end // args.save_every - plan.step // args.save_every
+        recorder.check_free_space(args, variables, saves + bool(plan.end % args.save_every),
+                                  len(checkpoint.of_run(args.model_dir, plan.name)))
+        real_measures = recorder.measure_real(batches.images, batches.seed)
+
+    with contextlib.ExitStack() as stack:
+        # session
+        stack.enter_context(session.memory_errors_named(run['batch_size'], run['image_size']))
+        if workers:
+            stack.enter_context(workers.errors_named())
+        sess = stack.enter_context(session.open_session(model.graph, precision, workers))
+        stop, save = stack.enter_context(signals.received())
+        prefetcher = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
+        if plan.prefix:
+            checkpoint.restore(sess, saver, plan.prefix, variables)
+            saver.recover_last_checkpoints([path for step, path in
+                                            checkpoint.of_run(args.model_dir, plan.name)
+                                            if step <= plan.step])
+        else:
+            sess.run(initializer)
+        if workers:
+            sess.run(copy_first, options=workers.run_options)
+        records = None
+        if batches.task == 0:
+            # Workers agree in the next step on whether one was asked to stop.
+            records = stack.enter_context(contextlib.closing(recorder.Recorder(
+                tf, sess, model, saver, plan, args, batches, real_measures,
+                [] if workers else stop)))
+            if plan.unmeasured:
+                records.measure()
+
+        # training loop
+        step, all_stop = plan.step, False
+        next_feeds = prefetcher.submit(batches.feeds, step, model)
+        while step < plan.end and not (all_stop if workers else stop):
+            feeds = next_feeds.result()
+            next_feeds = prefetcher.submit(batches.feeds, step + 1, model)  # while this step runs
+            loss_d, loss_g, d_real, d_fake, all_stop = run_step(sess, model, run, feeds, stop,
+                                                                workers)
+            step += 1
+            if workers and (step == plan.end or all_stop):
+                workers.leave()         # what is left to do is for worker 0 alone
+            recorder.check_finite([loss_d, loss_g], 'the loss is', step, (records or plan).prefix)
+            if records:
+                records.after_step(step, loss_d, loss_g, d_real, d_fake, all_stop)
+                if save:
+                    save.clear()
+                    records.save(step)
+        if records:
+            records.save(step)
+            if not (stop or all_stop):
+                records.gif()
+
+    if stop or all_stop:
+        print(f'stopped at step {step:,}' + (f' and saved {records.prefix}' if records else '')
+              + '; --resume goes on', file=sys.stderr)
+        return 128 + (stop[0] if stop else signal.SIGTERM)
+    if records:
+        print(f'{records.prefix} is whole; python generate.py --ckpt '
+              f'{shlex.quote(records.prefix)} draws from it')
+    return 0
+
+
+def run_step(sess, model, run, feeds, stop, workers):
+    """One step: D's runs, then G's; returns (loss_d, loss_g, d_real, d_fake, all_stop).
+
+    stop: the signals that came to this worker. all_stop: whether one came to any of several.
+    """
+    of_d = [model.loss_d, model.d_real, model.d_fake]
+    options = None
+    if workers:
+        of_d.append(model.stopping)
+        options = workers.run_options
+        feeds[-1][model.stop] = bool(stop)
+    *others, feed = feeds
+
+    # a critic learns from several batches
+    for feed_d in others:
+        sess.run(model.optimizer_d, feed_d, options)
+    if run['fused_step']:
+        _, loss_g, (loss_d, d_real, d_fake, *stopping) = sess.run(
+            [model.optimizer_g, model.loss_g, of_d], feed, options)
+    else:
+        # D learns to tell real from fake
+        _, (loss_d, d_real, d_fake, *stopping) = sess.run([model.optimizer_d, of_d], feed, options)
+        # G learns to draw what the updated D takes for real
+        for _ in range(run['g_steps']):
+            _, loss_g = sess.run([model.optimizer_g, model.loss_g], feed, options)
+    return loss_d, loss_g, d_real, d_fake, bool(stopping and stopping[0])
+
+
+def choose_precision(plan):
+    """What the run computes in, also printed and noted in plan.facts."""
+    asked = plan.settings['precision']
+    try:
+        precision, why = session.choose_precision(asked)
+    except ValueError as error:
+        cli.fail(f'--precision {asked}: {error}')
+    before = plan.facts['computed_in']
+    if before not in (None, precision):
+        why += f'; until step {plan.step:,} it was {before}'
+    plan.facts['computed_in'] = precision
+    print(f'{"computes in":16} {precision}: {why}', flush=True)
+    if plan.settings['sync_batch_norm'] and precision != 'float32':
+        cli.fail(f'--precision {asked}: with --sync-batch-norm float32 only, as its statistics '
+                 f'would be summed in {precision}')
+    return precision
 
 
 def find_dataset(args):

@@ -20,9 +20,9 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 
-import trainer  # noqa: E402
-from dcgan import augment, session  # noqa: E402
-from dcgan.settings import DEFAULTS, DIFFAUGMENT  # noqa: E402
+import train  # noqa: E402
+from dcgan import augment, batches, session  # noqa: E402
+from dcgan.settings import DEFAULTS, DIFFAUGMENT, OF_GRAPH  # noqa: E402
 
 PHOTOGRAPHS = 1000
 MADE = 5            # batches of each turn that are made alone
@@ -38,14 +38,14 @@ class Run:
     def __init__(self, tf, images, change, like=None):
         precision, _ = session.choose_precision('auto')
         self.settings = dict(DEFAULTS, image_size=images.shape[1], fused_step=True, **change)
-        self.batches = trainer.Batches(images, None, self.settings)
+        self.batches = batches.Batches(images, None, self.settings)
         self.step = 0
         if like:
             self.p, self.sess = like.p, like.sess
             return
         import graph
         self.p = graph.build(fused_g_steps=1, fast_for=precision if session.has_onednn() else None,
-                             **{key: self.settings[key] for key in trainer.OF_GRAPH})
+                             **{key: self.settings[key] for key in OF_GRAPH})
         with self.p.graph.as_default():
             initializer = tf.global_variables_initializer()
         self.sess = session.open_session(self.p.graph, precision)
@@ -71,7 +71,7 @@ class Run:
             waited += time.perf_counter() - asked
             self.step += 1
             next_feeds = ahead.submit(self.batches.feeds, self.step, self.p)
-            trainer.one_step(self.sess, self.p, self.settings, feeds, [], None)
+            train.run_step(self.sess, self.p, self.settings, feeds, [], None)
         seconds = time.perf_counter() - began
         next_feeds.result()             # or it would be made beside the next configuration's
         return steps * self.batches.batch_size / seconds, waited / seconds

@@ -51,11 +51,11 @@ def prepare(photographs, home, count):
 
 
 def epoch(photographs, home, count):
-    from dcgan import data
+    from dcgan import batches, data
     images = data.load(data.find(photographs, home), SIZE, CROP, home).images
     for step in range(len(images) // BATCH):
-        data.scaled(data.batch(images, BATCH, 0, step))
-        data.noise(0, step, BATCH, 100)
+        batches.scaled(batches.batch(images, BATCH, 0, step))
+        batches.noise(0, step, BATCH, 100)
 
 
 def train(photographs, home, count):

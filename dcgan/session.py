@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 
-from dcgan import cli, signals
+from dcgan import checkpoint, cli, signals
 
 REWRITERS = {                                                  # of RewriterConfig
     'bfloat16': 'auto_mixed_precision_onednn_bfloat16',        # in TensorFlow 2, on a processor
@@ -175,6 +175,17 @@ def open_session(graph, precision='float32', workers=None):
         sess = tf.Session(workers.target if workers else '', graph, config)
     sess.run = gpu_faults_named()(sess.run)     # some faults show in the first kernel only
     return sess
+
+
+@contextlib.contextmanager
+def memory_errors_named(batch_size, image_size):
+    """Ends the program with a sentence where TensorFlow has no memory left, as on most GPUs."""
+    import tensorflow.compat.v1 as tf
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        cli.fail(f'--batch-size {batch_size}, --image-size {image_size}: '
+                 f'{checkpoint.first_line(error)}')
 
 
 @contextlib.contextmanager

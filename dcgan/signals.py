@@ -32,6 +32,28 @@ def handled(numbers, handler):
             signal.signal(number, handler_before)
 
 
+@contextlib.contextmanager
+def received():
+    """Yields two lists of signals that came: those that end the run, those that ask for a save.
+
+    After the first one to end, the step is finished and saved. A second one ends at once.
+    """
+    stop, save = [], []
+
+    def note(number):
+        if number in SAVE:
+            save.append(number)
+        elif stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        elif stop:
+            sys.exit(128 + number)
+        else:
+            stop.append(number)
+
+    with handled(STOP + SAVE, note):
+        yield stop, save
+
+
 def leave_terminal():
     """Has standard output and error go nowhere where their terminal is gone: writing would fail."""
     for stream in (sys.stdout, sys.stderr):

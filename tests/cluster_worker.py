@@ -15,9 +15,10 @@ import numpy as np
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import trainer  # noqa: E402
+import train  # noqa: E402
 from dcgan import session  # noqa: E402
-from dcgan.settings import DEFAULTS  # noqa: E402
+from dcgan.batches import Batches  # noqa: E402
+from dcgan.settings import DEFAULTS, OF_GRAPH  # noqa: E402
 
 
 def main(name, steps, batch_size, settings, task=0, *addresses):
@@ -31,8 +32,8 @@ def main(name, steps, batch_size, settings, task=0, *addresses):
     images = np.random.RandomState(0).randint(0, 256, (600, 32, 32, 3), np.uint8)
     p = graph.build(width=2, workers=workers,
                     fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
-                    **{key: settings[key] for key in trainer.OF_GRAPH})
-    batches = trainer.Batches(images, None, settings, task)
+                    **{key: settings[key] for key in OF_GRAPH})
+    batches = Batches(images, None, settings, task)
     with p.graph.as_default():
         initializer = tf.global_variables_initializer()
         copy_first = workers and workers.copy_first(tf.global_variables())
@@ -48,7 +49,7 @@ def main(name, steps, batch_size, settings, task=0, *addresses):
                     variable.load(values[key], sess)
         steps = [int(step) for step in steps.split(',')]
         for step in range(max(steps)):
-            trainer.one_step(sess, p, settings, batches.feeds(step, p), [], workers)
+            train.run_step(sess, p, settings, batches.feeds(step, p), [], workers)
             if step + 1 in steps:
                 np.savez(f'{name}-{step + 1}', **sess.run(variables))
         if workers:

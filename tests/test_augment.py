@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from dcgan import augment, data
+from dcgan import augment, batches
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 9, 12, 3)).astype(np.uint8)
 
@@ -23,7 +23,7 @@ class Chosen:
 
 def test_flip_mirrors_about_half():
     images = np.random.RandomState(0).randint(0, 256, (400, 2, 4, 3)).astype(np.uint8)
-    out = augment.apply(['flip'], images, data.rng(0, 0, 'augment'), {})
+    out = augment.apply(['flip'], images, batches.rng(0, 0, 'augment'), {})
     same = (out == images).all(axis=(1, 2, 3))
     assert (out[~same] == images[~same][:, :, ::-1]).all()
     assert 160 < same.sum() < 240
@@ -75,7 +75,7 @@ def test_color_changes_what_it_says():
 @pytest.mark.parametrize('name, strength', [('crop', 3), ('rotate', 20), ('color', 0.3)])
 def test_each_image_is_changed_by_the_seed_alone(name, strength):
     images = np.repeat(IMAGES[:1], 50, axis=0)
-    first, again, other = (augment.apply([name], images, data.rng(0, step, 'augment'),
+    first, again, other = (augment.apply([name], images, batches.rng(0, step, 'augment'),
                                          {name: strength}) for step in (1, 1, 2))
     assert first.dtype == np.uint8 and first.shape == images.shape
     assert (first == again).all() and (first != other).any()

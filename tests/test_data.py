@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan import data
+from dcgan import batches, data
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -49,8 +49,8 @@ def test_the_middle_square_scaled_with_pillow_bilinear():
 def test_as_the_original_scales_the_values():
     values = np.arange(256, dtype=np.uint8)
     expected = (values.astype(np.float64) / 255 - 0.5) * 2
-    np.testing.assert_allclose(data.scaled(values), expected, atol=1e-7)
-    assert data.scaled(values).dtype == np.float32
+    np.testing.assert_allclose(batches.scaled(values), expected, atol=1e-7)
+    assert batches.scaled(values).dtype == np.float32
 
 
 def colours_of(image, **options):
@@ -383,22 +383,23 @@ TOY_MEANS = [[141.7, 161.1, 158.2], [124.2, 89.3, 93.8], [139.4, 108.0, 72.3],
 
 def test_an_epoch_shows_every_image_once_and_each_epoch_another_order():
     images = np.arange(10).reshape(10, 1)
-    epochs = [np.concatenate([data.batch(images, 3, 7, 3 * epoch + step) for step in range(3)])
+    epochs = [np.concatenate([batches.batch(images, 3, 7, 3 * epoch + step) for step in range(3)])
               for epoch in range(3)]
     for epoch in epochs:
         assert epoch.shape == (9, 1) and len(np.unique(epoch)) == 9
     assert epochs[0].tolist() != epochs[1].tolist() != epochs[2].tolist()
-    assert data.batch(images, 3, 8, 0).tolist() != epochs[0][:3].tolist()
+    assert batches.batch(images, 3, 8, 0).tolist() != epochs[0][:3].tolist()
 
 
 def test_batches_and_noise_are_frozen_functions_of_seed_and_step():
     images = np.arange(1000)
     for _ in range(2):
-        assert data.batch(images, 5, 3, 450).tolist() == BATCH
-        z = data.noise(3, 450, 64, 100)
+        assert batches.batch(images, 5, 3, 450).tolist() == BATCH
+        z = batches.noise(3, 450, 64, 100)
         assert (z.shape, z.dtype, zlib.crc32(z.tobytes())) == ((64, 100), np.float32, NOISE)
     assert -1 <= z.min() < -0.99 and 0.99 < z.max() < 1
-    assert (data.noise(3, 451, 64, 100) != z).any() and (data.noise(4, 450, 64, 100) != z).any()
+    assert (batches.noise(3, 451, 64, 100) != z).any()
+    assert (batches.noise(4, 450, 64, 100) != z).any()
 
 
 BATCH, NOISE = [722, 965, 809, 69, 726], 637136442

@@ -19,9 +19,8 @@ import tensorflow.compat.v1 as tf
 
 import export
 import train
-import trainer
 from conftest import ROOT, costly
-from dcgan import checkpoint, files
+from dcgan import checkpoint, files, recorder
 from running import TOY, refused, refused_here, rows, run, run_here, started, tensors
 
 SEEDS = range(int(os.environ.get('RUNS', '1')))
@@ -236,25 +235,25 @@ def test_one_folder_for_both_does_not_keep_itself_out(tmp_path, monkeypatch):
 def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
     args = train.parse(['--model-dir', str(tmp_path), '--max-to-keep', '3'])
     variables = {'v': tf.zeros([1000, 1000])}
-    monkeypatch.setattr(trainer.shutil, 'disk_usage',
+    monkeypatch.setattr(recorder.shutil, 'disk_usage',
                         lambda folder: shutil._ntuple_diskusage(0, 0, 20 * 10 ** 6))
-    trainer.check_free_space(args, variables, 3)      # 5 of 4 MB
-    trainer.check_free_space(args, variables, 100, there=1)
+    recorder.check_free_space(args, variables, 3)      # 5 of 4 MB
+    recorder.check_free_space(args, variables, 100, there=1)
     with pytest.raises(SystemExit):     # Saver removes one only after it has written one
-        monkeypatch.setattr(trainer.shutil, 'disk_usage',
+        monkeypatch.setattr(recorder.shutil, 'disk_usage',
                             lambda folder: shutil._ntuple_diskusage(0, 0, 7 * 10 ** 6))
-        trainer.check_free_space(args, variables, 3, there=10)
+        recorder.check_free_space(args, variables, 3, there=10)
     assert '7 MB are free, up to 8 are needed for 2' in capsys.readouterr().err
-    monkeypatch.setattr(trainer.shutil, 'disk_usage',
+    monkeypatch.setattr(recorder.shutil, 'disk_usage',
                         lambda folder: shutil._ntuple_diskusage(0, 0, 20 * 10 ** 6))
     with pytest.raises(SystemExit):
-        trainer.check_free_space(train.parse(['--model-dir', str(tmp_path)]), variables, 9)
+        recorder.check_free_space(train.parse(['--model-dir', str(tmp_path)]), variables, 9)
     message = capsys.readouterr().err
     assert f'{tmp_path}: 20 MB are free, up to 28 are needed for 7 checkpoints' in message
 
 
 def test_a_disk_that_is_nearly_full_is_named_before_a_run(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer.shutil, 'disk_usage',
+    monkeypatch.setattr(recorder.shutil, 'disk_usage',
                         lambda folder: shutil._ntuple_diskusage(0, 0, 10 ** 6))
     # Of 12 steps 3 are saved; the best one, one in the writing.
     message = refused_here(*command, cwd=tmp_path)

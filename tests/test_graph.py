@@ -10,10 +10,9 @@ import graph
 import losses
 import ops
 import recording
-import trainer
 from dcgan import session
 from dcgan.checkpoint import AVERAGE
-from dcgan.settings import DEFAULTS, LOSSES
+from dcgan.settings import DEFAULTS, LOSSES, OF_GRAPH
 
 SMALL = {'image_size': 32, 'width': 4}
 WGAN, WGAN_GP = ({key: value for key, value in dict(LOSSES[loss], loss=loss).items()
@@ -47,10 +46,10 @@ def variables(p):
 
 def test_every_setting_of_a_graph_reaches_it():
     parameters = inspect.signature(graph.build).parameters
-    assert set(trainer.OF_GRAPH) == set(parameters) & set(DEFAULTS) - {'workers'}
-    defaults = {key: parameters[key].default for key in trainer.OF_GRAPH}
+    assert set(OF_GRAPH) == set(parameters) & set(DEFAULTS) - {'workers'}
+    defaults = {key: parameters[key].default for key in OF_GRAPH}
     defaults['diffaugment'] = list(defaults['diffaugment'])
-    assert defaults == {key: DEFAULTS[key] for key in trainer.OF_GRAPH}
+    assert defaults == {key: DEFAULTS[key] for key in OF_GRAPH}
 
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])

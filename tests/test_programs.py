@@ -19,9 +19,8 @@ import generate
 import models
 import recording
 import train
-import trainer
 from conftest import ROOT
-from dcgan import checkpoint, session, settings
+from dcgan import checkpoint, recorder, session, settings
 from running import (
     TINY,
     TOY,
@@ -298,9 +297,9 @@ def test_a_run_that_ran_away_is_not_saved(home, toy, tmp_path, variable, what):
 
 
 def test_what_is_not_finite_ends_a_run(capsys):
-    trainer.check_finite(np.ones(3), 'the loss is', 1, None)
+    recorder.check_finite(np.ones(3), 'the loss is', 1, None)
     with pytest.raises(SystemExit) as stop:
-        trainer.check_finite(np.array([1, np.inf]), 'the loss is', 1, None)
+        recorder.check_finite(np.array([1, np.inf]), 'the loss is', 1, None)
     assert stop.value.code == 2
     assert 'step 1: the loss is no longer finite; begin anew with ' in capsys.readouterr().err
 
@@ -326,7 +325,7 @@ def test_the_folder_of_the_best_is_no_model_dir(home):
 
 
 def test_where_memory_ends_the_options_are_named(capsys):
-    with pytest.raises(SystemExit) as stop, trainer.memory_named(tf, settings.DEFAULTS):
+    with pytest.raises(SystemExit) as stop, session.memory_errors_named(64, 64):
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating\ntrace')
     assert stop.value.code == 2
     assert capsys.readouterr().err == (

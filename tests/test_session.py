@@ -50,8 +50,9 @@ def test_auto_on_a_processor(monkeypatch, flags, precision):
 
 @pytest.mark.skipif(OLD, reason='no bfloat16 in TensorFlow 1.15')
 def test_without_onednn_there_is_no_bfloat16():
-    program = ('import session; session.set_up(); print(session.choose_precision("auto"), '
-               'session.has_onednn()); session.choose_precision("bfloat16")')
+    program = ('from dcgan import session; session.set_up(); '
+               'print(session.choose_precision("auto"), session.has_onednn()); '
+               'session.choose_precision("bfloat16")')
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', program], capture_output=True,
                           env=dict(os.environ, PYTHONPATH=ROOT, TF_ENABLE_ONEDNN_OPTS='false'),
                           text=True)
@@ -104,7 +105,7 @@ def test_a_device_is_one_of_those_that_may_be_used(device, listed, visible):
     ('gpu:0', '-1', 'CUDA_VISIBLE_DEVICES=-1 leaves no GPU'),
     ('gpu:0', 'NoDevFiles', 'TensorFlow sees no such GPU')])
 def test_a_gpu_that_is_not_to_be_had_is_refused(device, listed, sentence):
-    done = with_gpus(listed, f'import session; session.set_up(device={device!r})')
+    done = with_gpus(listed, f'from dcgan import session; session.set_up(device={device!r})')
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr == f'error: --device {device}: {sentence}\n'
 

@@ -6,8 +6,7 @@ import pytest
 
 import graph
 import test_graph
-import trainer
-from dcgan import data
+from dcgan import batches, recorder
 from dcgan.settings import DEFAULTS
 
 P = types.SimpleNamespace(X='X', noise='noise', labels='labels', is_training='t', step='step')
@@ -19,14 +18,14 @@ LABELS = np.arange(97, dtype=np.int8)[:, None]
 @pytest.mark.parametrize('d_steps, workers, batch_size', [(1, 1, 24), (3, 2, 4), (6, 1, 4)])
 def test_all_batches_of_a_step_are_its_photographs(d_steps, workers, batch_size, step):
     settings = dict(DEFAULTS, d_steps=d_steps, workers=workers, batch_size=batch_size, seed=5)
-    feeds = [trainer.Batches(IMAGES, LABELS, settings, task).feeds(step, P)
+    feeds = [batches.Batches(IMAGES, LABELS, settings, task).feeds(step, P)
              for task in range(workers)]
     assert [len(of_worker) for of_worker in feeds] == [d_steps] * workers
     assert [feed['step'] for feed in feeds[0]] == [step * d_steps + n for n in range(d_steps)]
     in_order = [of_worker[number] for number in range(d_steps) for of_worker in feeds]
-    rows = data.rows(97, 24, 5, step)
-    for key, whole in (('X', data.scaled(IMAGES[rows])), ('labels', LABELS[rows]),
-                       ('noise', data.noise(5, step, 24, 100))):
+    rows = batches.rows(97, 24, 5, step)
+    for key, whole in (('X', batches.scaled(IMAGES[rows])), ('labels', LABELS[rows]),
+                       ('noise', batches.noise(5, step, 24, 100))):
         assert all(len(feed[key]) == batch_size for feed in in_order)
         assert (np.concatenate([feed[key] for feed in in_order]) == whole).all(), key
 
@@ -35,9 +34,9 @@ def recalibrate(p, sess, steps, **settings):
     """Runs Keeper.recalibrate after each of these steps; it needs no more of a run than this."""
     settings = dict(DEFAULTS, **settings)
     keeper = types.SimpleNamespace(p=p, sess=sess, settings=settings, recalibrated_step=None,
-                                   batches=trainer.Batches(IMAGES, LABELS, settings))
+                                   batches=batches.Batches(IMAGES, LABELS, settings))
     for step in steps:
-        trainer.Keeper.recalibrate(keeper, step)
+        recorder.Recorder.recalibrate(keeper, step)
 
 
 def test_recalibration_feeds_each_batch_once_whenever_a_step_is_new():
@@ -50,7 +49,7 @@ def test_recalibration_feeds_each_batch_once_whenever_a_step_is_new():
     for (op, *_), *passes in (first, second):
         assert op == 'start'
         assert [(op, feed['number']) for op, feed in passes] == [
-            ('run', number + 1) for number in range(trainer.RECALIBRATION_BATCHES)]
+            ('run', number + 1) for number in range(recorder.RECALIBRATION_BATCHES)]
         assert {feed['noise'].shape for _, feed in passes} == {(6, 100)}
         for key in ('noise', 'labels'):
             assert len({feed[key].tobytes() for _, feed in passes}) == len(passes), key
@@ -63,7 +62,7 @@ def test_recalibration_takes_batches_enough():
     p = graph.build(average=0.9, **test_graph.SMALL)
     sess, _ = test_graph.started(p)
     with sess:
-        many = test_graph.recalibrated(p, sess, [data.noise(1, number, 64, 100)
+        many = test_graph.recalibrated(p, sess, [batches.noise(1, number, 64, 100)
                                                  for number in range(400)])
         recalibrate(p, sess, [1])
         names = [name for name in many if 'variance' in name]
