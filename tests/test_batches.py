@@ -33,7 +33,7 @@ def test_all_batches_of_a_step_are_its_photographs(d_steps, workers, batch_size,
 def recalibrate(p, sess, steps, **settings):
     """Runs Keeper.recalibrate after each of these steps; it needs no more of a run than this."""
     settings = dict(DEFAULTS, **settings)
-    keeper = types.SimpleNamespace(p=p, sess=sess, settings=settings, recalibrated_step=None,
+    keeper = types.SimpleNamespace(model=p, sess=sess, settings=settings, recalibrated_step=None,
                                    batches=batches.Batches(IMAGES, LABELS, settings))
     for step in steps:
         recorder.Recorder.recalibrate(keeper, step)
