@@ -407,12 +407,16 @@ def with_progress(pieces, have, total):
             have += len(piece)
             bar.update(len(piece))
             now = time.monotonic()
-            if bar.disable and now - last_line >= SECONDS_BETWEEN_LINES:
-                last_line = now
+            if now - last_line < SECONDS_BETWEEN_LINES:
+                continue
+            last_line = now
+            if bar.disable:
                 rate = (have - before) / (now - begun)
                 left = f' of {total / 1e6:,.0f} MB, {(total - have) / rate:,.0f} s left' \
                     if total else ' MB'
                 print(f'  {have / 1e6:,.0f}{left}, {rate / 1e6:.1f} MB/s', file=sys.stderr)
+            else:
+                bar.refresh()       # by itself it waits for a wall clock that was set back
 
 
 def retry_after(response):
@@ -484,8 +488,7 @@ def unpack(path, folder):
     """
     member, seen, photographs, people = None, {}, 0, set()
     try:
-        with gzip.open(path) as file, tqdm(total=PHOTOGRAPHS, unit=' photographs',
-                                           disable=None) as bar:
+        with gzip.open(path) as file, options.Progress(PHOTOGRAPHS, 'photographs') as progress:
             stream = BoundedStream(file)
             tar = tarfile.open(fileobj=stream, mode='r|')    # noqa: SIM115
             for number, member in enumerate(tar, 1):
@@ -502,7 +505,7 @@ def unpack(path, folder):
                 write_photograph(tar.extractfile(member), folder, name)
                 photographs += 1
                 people.add(parts[1])
-                bar.update()
+                progress.update(1)
     except (tarfile.TarError, ValueError) as error:    # ValueError: numbers in damaged headers
         at = f' at {member.name[:100]!r}' if member else ''
         raise DownloadError(f'{path} cannot be unpacked{at}: {error}') from None

@@ -14,6 +14,7 @@ first of them.
 """
 import argparse
 import contextlib
+import hashlib
 import itertools
 import os
 import re
@@ -28,7 +29,7 @@ from dcgan.files import atomic_write
 MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
 FRAME = 80              # milliseconds
 NEAR = 0.25             # noise around the result of --arithmetic (Radford et al. 2016, figure 7)
-LONGEST_NAME = 200      # characters; file systems take 255, with a number and an ending
+LONGEST_NAME = 200      # bytes; file systems take 255, with what is drawn, a number and an ending
 EXAMPLE = 'seeds:1,2,3 - 4,5,6 + 7,8,9'     # of --arithmetic
 seed = cli.int_between(0, 2 ** 32 - 1)        # what numpy's RandomState takes
 TERM = re.compile(r'\s*([+-]?)\s*([0-9]+(?:\s*,\s*[0-9]+)*)\s*')
@@ -239,14 +240,24 @@ def save_latents(path, latents):
 # what is written and said
 
 def named(name, args):
-    """A picture's name with the options that change what a seed draws, not too long for a file."""
+    """A picture's name with the options that change what a seed draws.
+
+    One that is too long for a file ends in a hash of all of it.
+    """
     if args.seed and (args.arithmetic or args.latents):
         name += f'_seed{args.seed}'
     if args.raw:
         name += '_raw'
     if args.truncate != 1:
-        name += f'_truncate={args.truncate:g}'
-    return (name + ''.join(f'_{a}={value}' for a, value in args.attributes.items()))[:LONGEST_NAME]
+        name += f'_truncate={args.truncate}'
+    name += ''.join(f'_{a}={value}' for a, value in args.attributes.items())
+    whole = os.fsencode(name)
+    if len(whole) <= LONGEST_NAME:
+        return name
+    ending = '_' + hashlib.sha256(whole).hexdigest()[:8]
+    # No half of a character, which would be a name that is no text.
+    start = whole[:LONGEST_NAME - len(ending)].decode(sys.getfilesystemencoding(), 'ignore')
+    return start + ending
 
 
 def write_sheet(folder, name, images, columns=None):

@@ -153,7 +153,7 @@ class Progress:
 
     def __init__(self, total, unit):
         self.done, self.total, self.unit = 0, total, unit
-        self.shown = time.time()
+        self.shown = time.monotonic()
         self.bar = tqdm(total=total, unit=' ' + unit, disable=not sys.stderr.isatty())
 
     def __enter__(self):
@@ -165,9 +165,13 @@ class Progress:
     def update(self, count):
         self.done += count
         self.bar.update(count)
-        if self.bar.disable and time.time() - self.shown > 10:
-            self.shown = time.time()
+        if time.monotonic() - self.shown <= 10:
+            return
+        self.shown = time.monotonic()
+        if self.bar.disable:
             print(f'{self.done:,} of {self.total:,} {self.unit}', file=sys.stderr)
+        else:
+            self.bar.refresh()      # by itself it waits for a wall clock that was set back
 
 
 def int_between(low, high=2 ** 31 - 1):

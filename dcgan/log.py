@@ -78,8 +78,8 @@ class Log:
         self.bar = tqdm(total=last_step, initial=step, disable=not sys.stderr.isatty(),
                         bar_format='{desc} · {elapsed} < {remaining}')
         rows, measured = self.loss_table.rows, self.quality_table.rows
-        self.began = time.time() - (float(rows[-1][LOSSES.index('seconds')]) if rows else 0)
-        self.last = (step, time.time())
+        self.began = time.monotonic() - (float(rows[-1][LOSSES.index('seconds')]) if rows else 0)
+        self.last = (step, time.monotonic())
         self.rate = 0.0
         self.recent = collections.deque(maxlen=ROWS)
         self.best = min(((float(row[1]), int(float(row[0]))) for row in measured), default=None)
@@ -88,20 +88,22 @@ class Log:
 
     def status(self, step, loss_d, loss_g):
         """The line that a terminal shows at every step and a file at every row of loss.csv."""
-        seconds = time.time() - self.last[1]
+        seconds = time.monotonic() - self.last[1]
         if seconds > 1:
             self.rate = (step - self.last[0]) * self.step_size / seconds
-            self.last = (step, time.time())
+            self.last = (step, time.monotonic())
         self.line = (f'epoch {(step - 1) // self.per_epoch + 1}/'
                      f'{math.ceil(self.last_step / self.per_epoch)} step {step}/{self.last_step}'
                      f' · d {loss_d:.2f} g {loss_g:.2f} · {self.rate:.0f} img/s')
         self.bar.set_description_str(self.line, refresh=False)
         self.bar.update()
+        if seconds > 1:
+            self.bar.refresh()      # by itself it waits for a wall clock that was set back
 
     def losses(self, step, loss_d, loss_g, d_real, d_fake):
         self.loss_table.write([
             step, (step - 1) // self.per_epoch + 1, step * self.step_size,
-            f'{time.time() - self.began:.2f}', f'{loss_d:.6g}', f'{loss_g:.6g}'])
+            f'{time.monotonic() - self.began:.2f}', f'{loss_d:.6g}', f'{loss_g:.6g}'])
         self._scalars(step, {'loss_d': loss_d, 'loss_g': loss_g, 'D(x)': d_real,
                              'D(G(z))': d_fake})
         if self.bar.disable:

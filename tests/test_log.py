@@ -1,13 +1,18 @@
 """The tables and warnings of a run."""
 import csv
+import io
+import itertools
 import os
 import re
+import sys
+import types
 
 import pytest
 import tensorflow.compat.v1 as tf
+import tqdm.std
 
 import train
-from dcgan import log
+from dcgan import cli, log
 
 
 @pytest.fixture
@@ -109,3 +114,68 @@ def test_tables_go_on_after_the_step_of_a_checkpoint(tmp_path, capsys):
     for name in ('loss.csv', 'quality.csv'):
         with open(str(tmp_path / name), newline='') as f:
             assert [row['step'] for row in csv.DictReader(f)] == ['10', '20']
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clocks that progress is timed by; clock.pass_() moves them."""
+    clock = types.SimpleNamespace(wall=1e9, monotonic_=50.0)
+
+    def pass_(seconds, set_back=0):
+        clock.monotonic_ += seconds
+        clock.wall += seconds - set_back
+
+    clock.pass_ = pass_
+    for module in (log, options):
+        monkeypatch.setattr(module, 'time', types.SimpleNamespace(
+            time=lambda: clock.wall, monotonic=lambda: clock.monotonic_))
+    monkeypatch.setattr(tqdm.std, 'time', lambda: clock.wall)
+    return clock
+
+
+def test_a_wall_clock_that_is_set_back_changes_no_seconds(clock, tmp_path):
+    records = log.Log(tf, str(tmp_path), 0, 100, 10, 64)
+    for step in range(1, 4):
+        clock.pass_(2, set_back=3600 if step == 2 else 0)
+        records.status(step, 1.0, 1.0)
+        assert records.line.endswith('32 img/s')
+        records.losses(step, 1.0, 1.0, 0.5, 0.5)
+    records.close()
+    clock.pass_(1000, set_back=-1e6)        # until it is resumed, after which it goes on
+    records = log.Log(tf, str(tmp_path), 3, 100, 10, 64)
+    clock.pass_(2)
+    records.status(4, 1.0, 1.0)
+    records.losses(4, 1.0, 1.0, 0.5, 0.5)
+    records.close()
+    with open(str(tmp_path / 'loss.csv'), newline='') as f:
+        assert [row['seconds'] for row in csv.DictReader(f)] == ['2.00', '4.00', '6.00', '8.00']
+
+
+def test_a_wall_clock_that_is_set_back_stops_no_lines(clock, capsys):
+    with cli.Progress(10, 'images') as progress:
+        for number in range(10):
+            clock.pass_(6, set_back=3600 if number == 3 else 0)
+            progress.update(1)
+    assert lines(capsys) == [f'{done} of 10 images' for done in (2, 4, 6, 8, 10)]
+
+
+@pytest.mark.parametrize('kind', ['progress', 'status'])
+def test_a_wall_clock_that_is_set_back_stops_no_bar(clock, tmp_path, monkeypatch, kind):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, 'stderr', Terminal())
+    if kind == 'progress':
+        shown, update = r'(\d+)/100 ', cli.Progress(100, 'images').update
+    else:
+        records = log.Log(tf, str(tmp_path), 0, 100, 10, 64)
+        shown, steps = r'step (\d+)/100 ', itertools.count(1)
+
+        def update(_):
+            records.status(next(steps), 1.0, 1.0)
+    for number in range(40):
+        clock.pass_(1, set_back=3600 if number == 20 else 0)
+        update(1)
+    found = list(map(int, re.findall(shown, sys.stderr.getvalue())))
+    assert max(b - a for a, b in zip(found, found[1:])) <= 12 and found[-1] > 28

@@ -750,6 +750,33 @@ def test_latents_that_were_saved_draw_the_same_again(home, tmp_path):
     assert is_near(np.array(each), cells(tmp_path / 'faces_kept.png').reshape(6, 32, 32, 3)[:5])
 
 
+@pytest.mark.parametrize('first, second', [
+    (['--arithmetic', '+'.join(map(str, range(100)))],
+     ['--arithmetic', '+'.join(map(str, range(101)))]),
+    (['--latents', 'é' * 120 + '.npy'], ['--latents', 'é' * 121 + '.npy']),
+    (['--truncate', '0.12345678'], ['--truncate', '0.12345679'])])
+def test_what_is_drawn_differently_has_another_name(first, second, tmp_path):
+    names = []
+    for arguments in (first, second, first):
+        args = generate.parse(arguments)
+        name = os.path.splitext(os.path.basename(args.latents or 'seed0'))[0]
+        names.append(generate.named(name + str(args.arithmetic or ''), args))
+    assert names[0] == names[2] != names[1]
+    for name in names[:2]:      # as the longest of all that is written
+        (tmp_path / f'faces_{name}_000123.png.part').write_text('')
+
+
+def test_a_name_of_any_length_is_written(home, tmp_path):
+    for ending in 'ab':
+        name = str(tmp_path / ('é' * 100 + 'x' * 40 + ending + '.npy'))
+        np.save(name, np.random.RandomState(ord(ending)).uniform(-1, 1, (1, 100)))
+        run_here('generate.py', '--ckpt', home / 'model', '--out', 'out', '--latents', name,
+                 cwd=tmp_path)
+    first, second = sorted(os.listdir(str(tmp_path / 'out')))
+    assert re.fullmatch('faces_é+x*_[0-9a-f]{8}.png', first)
+    assert (pixels(tmp_path / 'out' / first) != pixels(tmp_path / 'out' / second)).any()
+
+
 def test_truncated_faces_are_less_varied(home, tmp_path):
     spread = {}
     for truncate in ([], ['--truncate', 1], ['--truncate', 0.5], ['--truncate', 0.1]):
