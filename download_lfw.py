@@ -488,7 +488,7 @@ def unpack(path, folder):
     """
     member, seen, photographs, people = None, {}, 0, set()
     try:
-        with gzip.open(path) as file, options.Progress(PHOTOGRAPHS, 'photographs') as progress:
+        with gzip.open(path) as file, cli.Progress(PHOTOGRAPHS, 'photographs') as progress:
             stream = BoundedStream(file)
             tar = tarfile.open(fileobj=stream, mode='r|')    # noqa: SIM115
             for number, member in enumerate(tar, 1):

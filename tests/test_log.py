@@ -126,7 +126,7 @@ def clock(monkeypatch):
         clock.wall += seconds - set_back
 
     clock.pass_ = pass_
-    for module in (log, options):
+    for module in (log, cli):
         monkeypatch.setattr(module, 'time', types.SimpleNamespace(
             time=lambda: clock.wall, monotonic=lambda: clock.monotonic_))
     monkeypatch.setattr(tqdm.std, 'time', lambda: clock.wall)
