@@ -12,8 +12,10 @@ from dcgan import session  # noqa: E402  found by the line above
 
 tf = session.set_up()
 
-# A shell that runs the tests in the background has them ignore it, and the programs they start too.
+# A shell that runs the tests in the background, or nohup, has them ignore these, and the programs
+# that they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 costly = pytest.mark.skipif(
     tf.__version__.startswith('1.') and 'RUNS' not in os.environ,
