@@ -222,5 +222,6 @@ def held_back_stderr():
                 shutil.copyfileobj(held, stderr)
             raise
         finally:
+            sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)

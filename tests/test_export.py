@@ -222,17 +222,6 @@ def test_what_is_there_is_replaced_by_what_passed_only(format_, asked, tmp_path,
     assert gap(export.FORMATS[format_][1](str(path), feeds), drawn(TINY, feeds, False)) < 1e-5
 
 
-def test_a_folder_that_can_not_be_moved_in_leaves_the_old_one(tmp_path):
-    for name in ('out', 'written'):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).write_text('')
-    with pytest.raises(OSError):
-        export.replace(str(tmp_path / 'none'), str(tmp_path / 'out'), str(tmp_path / 'before'))
-    assert (tmp_path / 'out' / 'out').exists()
-    export.replace(str(tmp_path / 'written'), str(tmp_path / 'out'), str(tmp_path / 'before'))
-    assert (tmp_path / 'out' / 'written').exists()
-
-
 def test_places_that_are_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / 'file').write_text('mine')
     (tmp_path / 'folder').mkdir()

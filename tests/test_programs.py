@@ -188,7 +188,7 @@ def test_what_a_run_had_not_is_named_on_resume(home, options, message):
 
 
 @pytest.mark.parametrize('options, message', [
-    (['--loss', 'wgan', '--smooth', '0.1'], '--smooth 0.1: a critic'),
+    (['--loss', 'wgan', '--smooth', '0.1'], '--smooth 0.1: does not apply to --loss wgan: a'),
     (['--loss', 'wgan', '--beta1', '0.9'], '--beta1, --beta2: rmsprop has none'),
     (['--loss', 'wgan-gp', '--norm-d', 'batch'], '--gradient-penalty 10.0: goes with --norm-d'),
     (['--loss', 'wgan-gp', '--norm-d', 'scaled'], '--gradient-penalty 10.0: goes with --norm-d'),

@@ -90,7 +90,7 @@ def test_a_session_computes_in_its_precision(precision):
     ('gpu:0', '3,-1,4', '3')])
 def test_a_device_is_one_of_those_that_may_be_used(device, listed, visible):
     # A second set_up, as train.py --resume makes it, means the same device.
-    program = ('import os, session, sys; session.has_gpu = lambda: True; '
+    program = ('import os, sys; from dcgan import session; session.has_gpu = lambda: True; '
                f'[session.set_up(device={device!r}) for _ in range(2)]; '
                'print(os.environ["CUDA_VISIBLE_DEVICES"], "matplotlib" in sys.modules)')
     done = with_gpus(listed, program)

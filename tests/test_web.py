@@ -98,7 +98,7 @@ def test_a_package_is_unpacked_where_the_folder_cannot_be_printed(tmp_path):
 
 
 def test_the_server_of_the_page_listens_on_this_machine_alone():
-    places = [os.path.join(ROOT, 'README.md')] + [os.path.join(WEB, name) for name in PAGE]
+    places = [os.path.join(ROOT, 'docs', 'drawing.md')] + [os.path.join(WEB, name) for name in PAGE]
     commands = []
     for place in places:
         with open(place, encoding='utf-8') as f:
