@@ -16,6 +16,7 @@ import json
 import os
 import queue
 import re
+import signal
 import socket
 import struct
 import sys
@@ -33,12 +34,20 @@ JOB = 'tensorflow_' + re.sub(r'\W', '_', tf.__version__)
 GROUP = 1                   # key of the one group that there is
 PACKED = 2 ** 14            # elements below which tensors are reduced in one piece
 WATCH_EVERY = 5             # seconds
-MISSES, TIMEOUT = 3, 10     # probes in a row, and seconds of each, without an answer: it has ended
-BARRIER = 60                # seconds that the last meeting may take
+MISSES, TIMEOUT = 3, 10     # probes in a row, and seconds of each, without an answer: it is gone
+BARRIER = 30                # seconds that the last meeting may take
 LINGER = 1                  # seconds after it, in which others still fetch what is theirs
+GRACE = 3                   # seconds that the main thread has to end after a second signal
+STOPS = {1, 2, 15}          # Linux's SIGHUP, SIGINT and SIGTERM
 
-SO_ATTACH_FILTER = 26       # of Linux's asm-generic/socket.h
+# A client's first words in HTTP/2, which gRPC speaks (RFC 9113, section 3.4): empty SETTINGS.
+HELLO = b'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n' + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 51     # of Linux's asm-generic/socket.h
 NET_OFF = 0xfff00000        # of linux/filter.h: from here on offsets count in the IP header
+RETURN_0 = [(0x06, 0, 0, 0)]
+
+GO_ON = '--resume on all workers goes on from the last checkpoint, if there is one'
 
 
 class ClusterError(ValueError):
@@ -77,17 +86,17 @@ class Cluster:
         os.environ['no_grpc_proxy'] = ','.join(      # noqa: SIM112
             [host for host, _ in self._resolved]
             + [os.environ[name] for name in ('no_grpc_proxy', 'no_proxy') if name in os.environ])
-        spec = tf.train.ClusterSpec({JOB: [f'{host}:{port}' for host, port in self._resolved]})
         with session.gpu_faults_named():
-            self._server = tf.train.Server(spec, job_name=JOB, task_index=task,
-                                           config=self.config(), start=False)
-        _accept_only_at(*own)
-        self._server.start()
+            self._server = start_server(self._resolved, task, self.config())
         self.target = self._server.target
         self._wait_for_all()
         self._compare_versions()
         self._left = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
+        self._signals, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup.fileno())
+        threading.Thread(target=self._end_at_second_signal, daemon=True).start()
 
     def config(self):
         """A tf.ConfigProto for a session of this worker's share of a graph."""
@@ -177,22 +186,20 @@ class Cluster:
         """What a sentence calls a worker."""
         return f'worker {number} ({self.addresses[number]})'
 
-    def _rows(self, row, timeout=0):
-        """All workers' rows of whole numbers, [size, n]."""
+    def _rows(self, row, timeout=None):
+        """All workers' rows of whole numbers, [size, n]; ClusterError after so many seconds."""
         rows = np.zeros([self.size, len(row)], np.int32)
         rows[self.task] = row
-        options = tf.RunOptions(timeout_in_ms=1000 * timeout)
-        options.experimental.collective_graph_key = GROUP
         with tf.Graph().as_default() as graph, tf.device(self.device):
             x = tf.placeholder(tf.int32, rows.shape)
             reduced = self._reduce(x, 'Id')
 
         def run():
             with tf.Session(self.target, graph, self.config()) as sess:
-                return sess.run(reduced, {x: rows}, options=options)
+                return sess.run(reduced, {x: rows}, options=self.run_options)
 
         with self.errors_named():
-            return _interruptible(run)
+            return _interruptible(run, timeout=timeout)
 
     # life and death
 
@@ -207,34 +214,43 @@ class Cluster:
     def _explained(self, error):
         missing = []
         for _ in range(0 if self._left.is_set() else WATCH_EVERY):
-            missing = self._missing()
+            missing = self._missing(TIMEOUT)
             if missing:
                 break
             time.sleep(1)       # the operation fails before the other process has ended
         self._left.set()        # what is to be said is said here
-        return ClusterError(_have_ended(missing) if missing else
+        return ClusterError(_are_gone(missing) if missing else
                             f'{self.named(self.task)}: {checkpoint.first_line(error)}')
 
     def _watch(self):
-        """Ends this process when another worker has ended, for which TensorFlow may wait forever.
+        """Ends this process when another worker has ended or hangs: TensorFlow may wait forever.
 
-        Whatever its main thread is doing: the last checkpoint is what the run goes on from.
+        The main thread may be doing anything; the run goes on from the last checkpoint.
         """
         missed = 0
         while not self._left.wait(WATCH_EVERY if not missed else 1):
-            missing = self._missing()
+            missing = self._missing(TIMEOUT)
             missed = missed + 1 if missing else 0
             if missed == MISSES and not self._left.is_set():
-                try:
-                    sys.stdout.flush()
-                    print(f'error: {_have_ended(missing)}', file=sys.stderr, flush=True)
-                finally:
-                    os._exit(2)
+                _end(f'error: {_are_gone(missing)}', 2)
+
+    def _end_at_second_signal(self):
+        """Ends this process at the second Ctrl-C or SIGTERM, unless the main thread does.
+
+        Python's own handlers run in the main thread only, which does not come back from sess.run
+        until the other workers have done their part.
+        """
+        came = []
+        while len(came) < 2:
+            came += STOPS.intersection(self._signals.recv(1))
+        time.sleep(GRACE)
+        if not self._left.is_set():
+            _end(f'ended at the second signal; {GO_ON}', 128 + came[1])
 
     def _wait_for_all(self):
         began, told = time.monotonic(), False
         while True:
-            missing = self._missing()
+            missing = self._missing(2)      # not TIMEOUT, since Ctrl-C waits for it
             if not missing:
                 return
             if not told and time.monotonic() > began + 2:
@@ -246,7 +262,7 @@ class Cluster:
         """ClusterError where worker 0 and another one have different versions of TensorFlow."""
         for number in [0] if self.task else range(1, self.size):
             try:
-                device, *_ = _devices(self._resolved[number])
+                device, *_ = _interruptible(_devices, self._resolved[number])
             except tf.errors.OpError as error:
                 raise ClusterError(f'{self.named(number)}: '
                                    f'{checkpoint.first_line(error)}') from error
@@ -257,52 +273,84 @@ class Cluster:
                 raise ClusterError(f'all workers need the same: TensorFlow is {version} at '
                                    f'{self.named(number)}, {tf.__version__} here')
 
-    def _missing(self):
-        """Names of the workers that don't answer."""
+    def _missing(self, timeout):
+        """Names of the workers that don't answer within so many seconds."""
         others = [number for number in range(self.size) if number != self.task]
         with concurrent.futures.ThreadPoolExecutor(len(others)) as pool:
-            answers = pool.map(_answers, [self._resolved[number] for number in others])
+            answers = pool.map(lambda number: _answers(self._resolved[number], timeout), others)
             return [self.named(number) for number, answer in zip(others, answers) if not answer]
 
 
+def start_server(resolved, task, config):
+    """A tf.train.Server of this task that has never answered but at its own address.
+
+    resolved: the (IPv4 address, port) of each worker.
+    """
+    address, port = resolved[task]
+    spec = tf.train.ClusterSpec({JOB: [f'{host}:{port}' for host, port in resolved]})
+    with _nobody_let_in(port) as guards:
+        server = tf.train.Server(spec, job_name=JOB, task_index=task, config=config, start=False)
+        _accept_only_at(address, port, guards)
+    server.start()
+    return server
+
+
 def _devices(address):
-    """The devices of the server there and of those that it knows, its own first."""
+    """The devices of the server there. Its config's filter keeps it from asking other workers."""
     config = tf.ConfigProto(operation_timeout_in_ms=1000 * TIMEOUT)
     with tf.Session('grpc://{}:{}'.format(*address), config=config) as sess:
         return sess.list_devices()
 
 
-def _interruptible(call):
-    """What call() returns or raises, during which Ctrl-C and SIGTERM are not waited with.
+def _interruptible(call, *arguments, timeout=None):
+    """Returns or raises what the call does; Ctrl-C, SIGTERM and the timeout do not wait for it.
 
-    They reach the main thread only while it is not within TensorFlow.
+    Signals reach the main thread only while it is not within TensorFlow, and TensorFlow 1.15 keeps
+    no timeout while another worker hangs. Raises ClusterError after so many seconds.
     """
     done = queue.Queue()
 
     def run():
         try:
-            done.put((call(), None))
+            done.put((call(*arguments), None))
         except Exception as error:
             done.put((None, error))
 
     threading.Thread(target=run, daemon=True).start()
-    value, error = done.get()
+    try:
+        value, error = done.get(timeout=timeout)
+    except queue.Empty:
+        raise ClusterError(f'nothing came of it in {timeout} seconds') from None
     if error:
         raise error
     return value
 
 
-def _answers(address):
+def _answers(address, timeout):
+    """Whether the server there answers within so many seconds.
+
+    A connection alone shows nothing: the kernel makes one for a stopped process too. The answer
+    comes from gRPC's threads, which need no interpreter lock, so a busy worker gives it as well.
+    """
     try:
-        socket.create_connection(address, TIMEOUT).close()
+        with socket.create_connection(address, timeout) as connection:
+            connection.sendall(HELLO)
+            return bool(connection.recv(1))
     except OSError:
         return False
-    return True
 
 
-def _have_ended(missing):
-    return (f'{", ".join(missing)}: ended or out of reach, its own output says why; --resume on '
-            'all workers goes on from the last checkpoint, if there is one')
+def _are_gone(missing):
+    return f'{", ".join(missing)}: ended, hanging or out of reach, its own output says why; {GO_ON}'
+
+
+def _end(sentence, code):
+    """Ends this process, whatever its threads are doing."""
+    try:
+        sys.stdout.flush()
+        print(sentence, file=sys.stderr, flush=True)
+    finally:
+        os._exit(code)
 
 
 def _resolve(address):
@@ -331,12 +379,42 @@ def _check_own(name, own, resolved):
                            '--task says which of the addresses is this machine\'s') from None
 
 
-def _accept_only_at(address, port):
+@contextlib.contextmanager
+def _nobody_let_in(port):
+    """Drops all that comes for a port on which a server begins to listen within the block.
+
+    TensorFlow 2 reads a request as soon as it listens, and obeys it once it is started, even if
+    the connection is closed by then. So these sockets, guards, listen on the port before it does.
+    Where several do (SO_REUSEPORT), the kernel asks a program which one a connection is for: the
+    first, which drops it. TensorFlow 1 can't share a port. It leaves all connections waiting until
+    it is started, so _accept_only_at can close them.
+    """
+    with contextlib.ExitStack() as opened:
+        guards = []
+        if not tf.__version__.startswith('1.'):
+            os.environ['TF_GRPC_REUSE_PORT'] = 'true'               # has the server share it
+            for family in (socket.AF_INET6, socket.AF_INET):
+                with contextlib.suppress(OSError):                  # no IPv6 on this machine
+                    guards.append(opened.enter_context(socket.socket(family)))
+        for guard in guards:
+            if guard.family == socket.AF_INET6:
+                guard.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            guard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            guard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            guard.bind(('', port))
+            _attach(guard, SO_ATTACH_FILTER, RETURN_0)              # drop it
+            guard.listen()
+            _attach(guard, SO_ATTACH_REUSEPORT_CBPF, RETURN_0)      # the first socket
+        yield guards
+
+
+def _accept_only_at(address, port, guards):
     """Has the kernel drop what comes to the server of this process for another address.
 
     TensorFlow's server listens on all of the machine's addresses. A filter on its sockets, in the
     kernel's packet filter language (Linux, networking/filter), does what listening on one would:
-    it is there before the server answers anything, and connections made later inherit it.
+    connections made later inherit it, and those that wait already are closed. guards: sockets that
+    listen on the port and are not the server's.
     """
     wanted, = struct.unpack('!I', socket.inet_aton(address))
     program = [
@@ -347,18 +425,34 @@ def _accept_only_at(address, port):
         (0x15, 0, 1, wanted),               # there, or skip 1
         (0x06, 0, 0, 0xffffffff),           # let it in
         (0x06, 0, 0, 0)]                    # drop it
-    code = array.array('B', b''.join(struct.pack('HBBI', *line) for line in program))
     filtered = 0
-    for name in os.listdir('/proc/self/fd'):
+    for fd in set(map(int, os.listdir('/proc/self/fd'))) - {guard.fileno() for guard in guards}:
         try:
-            listener = socket.socket(fileno=os.dup(int(name)))
+            listener = socket.socket(fileno=fd)
         except OSError:                     # no socket, or the handle of the listing itself
             continue
-        with listener:
+        try:
             if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and (
                     listener.getsockname()[1] == port):
-                listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack(
-                    'HP', len(program), code.buffer_info()[0]))
+                _attach(listener, SO_ATTACH_FILTER, program)
                 filtered += 1
+                time.sleep(0.01)            # a packet may have passed just before
+                _close_waiting(listener)
+        finally:
+            listener.detach()               # it is TensorFlow's to close
     if not filtered:
         raise ClusterError(f'--cluster {address}:{port}: the server\'s socket was not found')
+
+
+def _close_waiting(listener):
+    """Closes the connections that the kernel made and nobody has accepted yet."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            listener.accept()[0].close()
+
+
+def _attach(listener, option, program):
+    """Gives a socket a program in the kernel's packet filter language."""
+    code = array.array('B', b''.join(struct.pack('HBBI', *line) for line in program))
+    listener.setsockopt(socket.SOL_SOCKET, option,
+                        struct.pack('HP', len(program), code.buffer_info()[0]))

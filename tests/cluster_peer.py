@@ -1,0 +1,46 @@
+"""One of several workers that do one thing each, for test_cluster.py.
+
+    python tests/cluster_peer.py WHAT TASK HOST:PORT ...
+"""
+import os
+import re
+import signal
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+import options  # noqa: E402
+import trainer  # noqa: E402
+
+from dcgan import session  # noqa: E402
+
+
+def main(arguments):
+    what, task, *addresses = arguments
+    tf = session.set_up()
+    from dcgan import cluster
+    # Else the tests would take minutes.
+    cluster.WATCH_EVERY, cluster.TIMEOUT, cluster.BARRIER = 1, 2, 5
+    workers = cluster.Cluster(addresses, int(task))
+    workers.share(0)        # both are past their beginning
+    time.sleep(2)
+    print('ready', flush=True)
+    if what == 'stop':
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == 'hold the GIL':
+        re.match('(a|aa)+b', 'a' * 1000)        # in C, and longer than any test
+    elif what == 'gather':
+        workers.share(0)
+    elif what == 'reduce':                      # as in a step of training
+        reduced = workers.mean([tf.ones([1])])
+        with trainer.stop_signals(), workers.errors_named(), session.open_session(
+                tf.get_default_graph(), workers=workers) as sess:
+            sess.run(reduced, options=workers.run_options)
+    elif what == 'barrier':
+        workers.leave()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(options.run(main, sys.argv[1:], {}))

@@ -1,0 +1,32 @@
+"""Starts a worker's server at each of these ports of 127.0.0.1, for test_cluster.py.
+
+    python tests/cluster_servers.py PORT ...
+
+Before each, and before it says how many files and connections are open in the end, it waits for a
+line.
+"""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
+
+from dcgan import session  # noqa: E402
+
+
+def main(ports):
+    session.set_up()
+    from dcgan import cluster
+    servers = []
+    for port in map(int, ports):
+        print(f'next: {port}', flush=True)
+        sys.stdin.readline()
+        servers.append(cluster.start_server([('127.0.0.1', port)], 0, None))
+        print('started', flush=True)
+    before = len(os.listdir('/proc/self/fd'))
+    sys.stdin.readline()
+    print(len(os.listdir('/proc/self/fd')) - before, flush=True)
+    os._exit(0)         # so many servers take their time
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
