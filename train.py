@@ -348,8 +348,8 @@ def parse(argv):
     group.add_argument('--image-size', type=int, choices=CHOICES['image_size'],
                        help='pixels a side (64)')
     group.add_argument('--crop', type=options.whole(0), metavar='N',
-                       help='take the middle N x N pixels of a photograph, 0: the largest square '
-                            '(lfw 150, celeba 178, else 0)')
+                       help='take the middle N x N pixels of a photograph, of a smaller one and '
+                            'with 0 the largest square (lfw 150, celeba 178, else 0)')
     group.add_argument('--augment', type=options.names(CHOICES['augment']), metavar='LIST',
                        help='what is done to photographs at random, comma-separated, of: '
                             f'{", ".join(CHOICES["augment"])} (none)')
