@@ -108,6 +108,9 @@ def evaluate(args):
         'labels': None if labels_def is None else {
             'file': os.path.basename(args.labels), 'latents': ASKED,
             'sha256': hashlib.sha256(labels_def).hexdigest()}}
+    if args.num and args.num > count:
+        print(f'--num {args.num}: {source.folder} holds {count:,} photographs, so {count:,} images '
+              'a side are compared')
     print_protocol(protocol, facts, newest, trained_on_these)
 
     # the photographs' side, then each checkpoint's
@@ -486,7 +489,8 @@ def parse(argv):
     parser.add_argument('--all', action='store_true',
                         help='all checkpoints of its run, and a picture of the figures by step')
     parser.add_argument('--num', '--max-images', type=cli.int_between(FEWEST), metavar='N',
-                        help=f'images a side (half of the set, at most {MOST:,})')
+                        help=f'images a side, as many as the set has at most (half of the set, '
+                             f'{MOST:,} at most)')
     parser.add_argument('--seed', type=cli.int_between(0, 2 ** 32 - 1), default=0, metavar='N',
                         help='of the noise and of which photographs (%(default)s)')
 

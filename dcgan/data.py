@@ -374,6 +374,9 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
         _remove_outdated(folder, stem, path, facts['folder'])
     count = facts['shape'][0]
     _report(source, count, facts['broken'], path)
+    if facts.get('smaller'):        # an array of an earlier version does not tell
+        print(f'{source.folder}: {facts["smaller"]:,} of {count:,} photographs are smaller than '
+              f'the crop of {crop} pixels; their largest square is taken', file=sys.stderr)
     if count < at_least:
         raise DataError(f'{source.folder}: {count:,} photographs are too few: at least '
                         f'{at_least} are needed')
@@ -412,14 +415,17 @@ def _write_array(source, path, image_size, crop):
     def decode(name):
         try:
             with source.read(name) as image:
-                return square(image, image_size, crop)
+                pixels = square(image, image_size, crop)
+                if min(image.size) < crop:
+                    smaller.append(name)
+                return pixels
         except Exception as error:      # whatever a file makes Pillow raise, it is that file's
             if getattr(error, 'errno', None) in EXHAUSTED:
                 error.filename = error.filename or name     # what fails in reading names no file
                 raise
             return f'{type(error).__name__}: {error}'
 
-    count, broken, crc32 = 0, [], 0
+    count, broken, smaller, crc32 = 0, [], [], 0
     print(f'reading {len(source.names):,} photographs of {source.folder}', file=sys.stderr)
     with files.atomic_write(path, shared=True) as partial:
         with warnings.catch_warnings(), Progress(len(source.names), 'photographs') as progress, \
@@ -443,7 +449,8 @@ def _write_array(source, path, image_size, crop):
         if len(broken) > MAX_BROKEN * len(source.names):
             _report(source, count, broken, path)           # raises: such a set is not kept
     facts = {'shape': [count, image_size, image_size, 3], 'crc32': crc32,
-             'folder': os.path.abspath(source.folder), 'broken': broken}
+             'folder': os.path.abspath(source.folder), 'broken': broken,
+             'smaller': len(smaller)}
     with files.atomic_write(path + '.json', shared=True) as partial, \
             open(partial, 'w', encoding='ascii') as f:
         json.dump(facts, f)

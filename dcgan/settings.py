@@ -56,8 +56,8 @@ OPTIONS = _table(
      'lfw, celeba, toy or any folder of images (lfw; with --resume the dataset of the run there)'),
     ('image_size', 64, IMAGE_SIZES, None, 'pixels a side (%(default)s)'),
     ('crop', None, _int(0), 'N',
-     'take the middle N x N pixels of a photograph, 0: the largest square (lfw 150, celeba 178, '
-     'else 0)'),
+     'take the middle N x N pixels of a photograph, of a smaller one and with 0 the largest square '
+     '(lfw 150, celeba 178, else 0)'),
     ('augment', [], cli.comma_list_of(tuple(augment.AUGMENTATIONS)), 'LIST',
      'what is done to photographs at random, comma-separated, of: '
      f'{", ".join(augment.AUGMENTATIONS)} (%(default)s)'),

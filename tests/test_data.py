@@ -248,6 +248,21 @@ def test_what_a_killed_run_left_is_removed(tmp_path):
 
 # lfw, celeba, toy
 
+def test_photographs_that_are_smaller_than_the_crop_are_counted(tmp_path, capsys):
+    folder = tmp_path / 'mine'
+    folder.mkdir()
+    for number, size in enumerate([(40, 30), (60, 50), (50, 90), (49, 90)]):
+        photograph(*size).save(str(folder / f'{number}.png'))
+    sentence = (f'{folder}: 2 of 4 photographs are smaller than the crop of 50 pixels; their '
+                'largest square is taken')
+    for _ in range(2):      # decoded, and from the cache
+        load(folder, tmp_path, crop=50)
+        assert capsys.readouterr().err.splitlines()[-1] == sentence
+    for crop in (0, 30):
+        load(folder, tmp_path, crop=crop)
+        assert 'smaller' not in capsys.readouterr().err
+
+
 def test_lfw_is_cropped_to_150(tmp_path):
     fill(tmp_path / 'lfw' / 'Some_One', 2)
     source = data.find('lfw', str(tmp_path))

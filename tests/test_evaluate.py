@@ -194,6 +194,16 @@ def test_another_set_and_more_than_half_of_it(here, capsys):
     assert evaluated(here, '--dataset', 'others')['protocol']['images'] == 20
 
 
+def test_more_images_than_there_are_photographs_are_named_first(here, capsys):
+    found = evaluated(here, '--dataset', 'others', '--num', 50000)
+    assert found['protocol']['images'] == 40
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == '--num 50000: others holds 40 photographs, so 40 images a side are compared'
+    assert rest[0].startswith('40 photographs of others, ')
+    evaluated(here, '--dataset', 'others', '--num', 40)
+    assert not capsys.readouterr().out.startswith('--num')
+
+
 def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
     faces = here / 'celeba'
     faces.mkdir()

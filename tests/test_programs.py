@@ -681,6 +681,12 @@ def test_spherical_ways_keep_the_norm_and_end_where_they_should():
     assert (generate.slerp(a, b, 2) == [a, b]).all()
 
 
+def test_the_middle_of_a_walk_is_not_clipped_to_the_cube():
+    pairs = np.random.RandomState(0).uniform(-1, 1, (500, 2, 100))
+    middles = np.array([generate.slerp(a, b, 3)[1] for a, b in pairs])
+    assert (np.abs(middles) > 1).mean() == pytest.approx(0.0856, abs=1e-4)     # README: 8.5 %
+
+
 def test_a_walk_begins_and_ends_at_the_faces_of_its_seeds(home, tmp_path):
     text, _ = run_here('generate.py', '--ckpt', home / 'model', '--out', tmp_path, '--interpolate',
                        5, 4294967295, '--frames', 7, '--batch-size', 3, cwd=tmp_path)
