@@ -66,5 +66,15 @@ def test_it_is_a_function_of_the_seed_and_differs_by_image(name):
     assert len({image.tobytes() for image in first}) > 20
 
 
+def test_augmentations_draw_numbers_of_their_own(monkeypatch):
+    seeds, uniform = [], diffaugment._uniform
+    monkeypatch.setattr(diffaugment, '_uniform', lambda images, count, seed: seeds.append(
+        seed) or uniform(images, count, seed))
+    with tf.Graph().as_default(), tf.Session() as sess:
+        diffaugment.apply(train.DIFFAUGMENT, tf.constant(X), tf.constant([1, 2]))
+        drawn = {tuple(seed) for seed in sess.run(seeds)}
+    assert len(drawn) == len(train.DIFFAUGMENT)
+
+
 def test_its_names_are_those_of_the_option():
     assert tuple(diffaugment.AUGMENTATIONS) == DIFFAUGMENT

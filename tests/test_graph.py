@@ -1,5 +1,6 @@
 """What goes beyond the original's graph: averaged weights, penalties, noise, other optimizers."""
 import inspect
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow.compat.v1 as tf
 import formula
 import graph
 import losses
+import models
 import ops
 import recording
 from dcgan import session
@@ -44,6 +46,25 @@ def variables(p):
         return {v.op.name: v for v in tf.global_variables()}
 
 
+def values(p, sess):
+    """{name: value} of all variables."""
+    by_name = variables(p)
+    return dict(zip(by_name, sess.run(list(by_name.values()))))
+
+
+@pytest.fixture
+def towers(monkeypatch):
+    """[(images, logits)] of the discriminators that are built while a test runs, in their order."""
+    built, discriminator = [], models.discriminator
+
+    def noted(images, *args):
+        outputs = discriminator(images, *args)
+        built.append((images, outputs[1]))
+        return outputs
+    monkeypatch.setattr(models, 'discriminator', noted)
+    return built
+
+
 def test_every_setting_of_a_graph_reaches_it():
     parameters = inspect.signature(graph.build).parameters
     assert set(OF_GRAPH) == set(parameters) & set(DEFAULTS) - {'workers'}
@@ -52,9 +73,64 @@ def test_every_setting_of_a_graph_reaches_it():
     assert defaults == {key: DEFAULTS[key] for key in OF_GRAPH}
 
 
+def softplus(x):
+    return tf.reduce_mean(tf.nn.softplus(x))
+
+
+def squared_slopes(logits, images):
+    return tf.reduce_sum(tf.gradients(logits, images)[0] ** 2, [1, 2, 3])
+
+
+@pytest.mark.parametrize('options', [
+    {}, {'smooth': 0.1}, {'r1': 10.0}, {'loss_scale': 1024, 'beta1': 0.9, 'beta2': 0.9},
+    {'loss': 'wgan'}, WGAN_GP], ids=['gan', 'smooth', 'r1', 'scaled', 'wgan', 'wgan-gp'])
+def test_each_run_descends_the_objective_of_its_network(towers, options):
+    p = graph.build(**options, **SMALL)
+    (_, real), (_, fake), *mixed = towers
+    with p.graph.as_default():
+        if 'loss' in options:
+            loss_d, loss_g = tf.reduce_mean(fake) - tf.reduce_mean(real), -tf.reduce_mean(fake)
+        else:
+            smooth = options.get('smooth', 0)
+            loss_d = (1 - smooth) * softplus(-real) + smooth * softplus(real) + softplus(fake)
+            loss_g = softplus(-fake)
+        objective_d = loss_d
+        if 'r1' in options:
+            objective_d += 10 / 2 * tf.reduce_mean(squared_slopes(real, p.X))
+        for images, logits in mixed:
+            objective_d += 10 * tf.reduce_mean((squared_slopes(logits, images) ** 0.5 - 1) ** 2)
+        objectives = (p.optimizer_d, objective_d, p.vars_d), (p.optimizer_g, loss_g, p.vars_g)
+        gradients = [tf.gradients(objective, trained) for _, objective, trained in objectives]
+    assert len(mixed) == ('gradient_penalty' in options)
+    beta1, beta2 = options.get('beta1', 0.5), options.get('beta2', 0.999)
+    for (run, _, trained), of_trained in zip(objectives, gradients):
+        sess, feed = started(p)
+        with sess:
+            mine, theirs, of_trained = sess.run(
+                [[p.loss_d, p.loss_g], [loss_d, loss_g], of_trained], feed)
+            before = values(p, sess)
+            sess.run(run, feed)
+            after = values(p, sess)
+        assert mine == pytest.approx(theirs, rel=1e-5)
+        for v, gradient in zip(trained, of_trained):
+            name, largest = v.op.name, np.abs(gradient).max()
+            if recording.NOISE.match(name) and options.get('norm_d') != 'none':
+                continue
+            np.testing.assert_allclose(after[name + '/Adam'], (1 - beta1) * gradient, rtol=1e-3,
+                                       atol=1e-5 * largest, err_msg=name)
+            np.testing.assert_allclose(after[name + '/Adam_1'], (1 - beta2) * gradient ** 2,
+                                       rtol=1e-2, atol=1e-8 * largest ** 2, err_msg=name)
+            downhill = (before[name] - after[name]) * np.sign(gradient)
+            assert (downhill[np.abs(gradient) > 1e-3 * largest] > 0).all(), name
+        others = {v.op.name for v in p.vars_d + p.vars_g} - {v.op.name for v in trained}
+        assert all((after[name] == before[name]).all() for name in others)
+
+
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
-def test_the_average_is_kept_beside_the_99(fused_g_steps):
-    plain, p = graph.build(**SMALL), graph.build(average=0.5, fused_g_steps=fused_g_steps, **SMALL)
+@pytest.mark.parametrize('d_steps', [1, 5])
+def test_the_average_is_kept_beside_the_99(fused_g_steps, d_steps):
+    plain = graph.build(**SMALL)
+    p = graph.build(average=0.5, fused_g_steps=fused_g_steps, d_steps=d_steps, **SMALL)
     by_name = variables(p)
     added = sorted(set(by_name) - set(variables(plain)))
     of_g = [name for name in variables(plain) if name.startswith('generator/')
@@ -65,7 +141,7 @@ def test_the_average_is_kept_beside_the_99(fused_g_steps):
     with sess:
         expected = sess.run(by_name[name])
         for step in range(8):
-            feed[p.step] = step
+            feed[p.step] = d_steps * step + d_steps - 1
             sess.run(p.optimizer_g, feed)
             decay = min(0.5, (1 + step) / (10 + step))
             expected = decay * expected + (1 - decay) * sess.run(by_name[name])
@@ -130,6 +206,48 @@ def test_recalibration_gives_ema_weights_their_own_statistics():
     # But for Bessel's correction, of which the first layer's 8 x 2 x 2 values make 1.6 %.
     assert np.abs(samples - in_training).max() < 0.05
     assert np.abs(with_its_own - in_training).max() > 0.2
+
+
+@pytest.mark.parametrize('options', [{'average': 0.9}, {'fused_g_steps': 1}],
+                         ids=['average', 'fused'])
+def test_samples_do_not_depend_on_each_other(options):
+    p = graph.build(**options, **SMALL)
+    sess, feed = started(p)
+    with sess:
+        together = sess.run(p.samples, {p.noise: feed[p.noise], p.is_training: False})
+        first = sess.run(p.samples, {p.noise: feed[p.noise][:1], p.is_training: False})
+    np.testing.assert_allclose(first, together[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize('options', [{'spectral_norm': True}, dict(WGAN_GP, spectral_norm=True)],
+                         ids=['gan', 'wgan-gp'])
+def test_all_towers_are_one_network(towers, options):
+    p = graph.build(**options, **SMALL)
+    sess, feed = started(p)
+    feed[p.is_training] = False
+    with sess:
+        feed[p.X] = sess.run(p.g, feed)
+        of_real, *others = sess.run([logits for _, logits in towers], feed)
+    for logits in others:
+        np.testing.assert_allclose(logits, of_real, rtol=1e-5, atol=1e-6)
+
+
+def test_spectral_norm_is_estimated_anew_in_ds_runs_alone():
+    p = graph.build(spectral_norm=True, **SMALL)
+    sess, feed = started(p)
+    with sess:
+        before = values(p, sess)
+        sess.run(p.optimizer_g, feed)
+        after_g = values(p, sess)
+        sess.run(p.optimizer_d, feed)
+        after_d = values(p, sess)
+    vectors = [name for name in before if name.endswith('/u')]
+    assert len(vectors) == 5
+    for name in vectors:
+        assert (after_g[name] == before[name]).all(), name
+        matrix = before[name[:-1] + 'kernel'].reshape(-1, before[name].size)
+        expected = before[name] @ matrix.T @ matrix
+        np.testing.assert_allclose(after_d[name], expected / np.linalg.norm(expected), atol=1e-5)
 
 
 def test_spectral_norm_makes_the_largest_singular_value_1():
@@ -209,6 +327,128 @@ def test_instance_noise_is_a_function_of_the_step():
     assert (logits[0] == logits[1]).all() and (logits[0] != logits[2]).any()
 
 
+@pytest.mark.parametrize('fused_g_steps', [0, 1])
+def test_instance_noise_is_on_all_that_d_sees(towers, fused_g_steps):
+    p = graph.build(instance_noise=0.4, d_steps=5, fused_g_steps=fused_g_steps, **SMALL)
+    d_inputs = [images for images, _ in towers]
+    assert len(d_inputs) == 2 + fused_g_steps
+    sess, feed = started(p, step=5 * 1000 + 4)
+    with sess:
+        real, fake, *of_g = sess.run([p.X, p.g] + d_inputs[2:], feed)
+        d_real, d_fake = sess.run(d_inputs[:2], feed)
+    noises = [d_real - real, d_fake - fake]
+    for noise in noises:
+        assert noise.std() == pytest.approx(0.2, rel=0.02)
+        assert abs((noise[0] * noise[1]).mean()) < 0.1 * 0.2 ** 2
+    assert abs((noises[0] * noises[1]).mean()) < 0.05 * 0.2 ** 2
+    # G's run is shown the very images that D's was.
+    assert all((images == d_fake).all() for images in of_g)
+
+
+@pytest.mark.parametrize('fused_g_steps', [0, 1])
+def test_diffaugment_is_on_all_that_d_sees(towers, fused_g_steps):
+    p = graph.build(diffaugment=['color', 'cutout'], fused_g_steps=fused_g_steps, **SMALL)
+    d_inputs = [images for images, _ in towers]
+    assert len(d_inputs) == 2 + fused_g_steps
+    sess, feed = started(p)
+    with sess:
+        real, fake, *of_g = sess.run(d_inputs, feed)
+    holes = [(images == 0).all(axis=3) for images in (real, fake)]
+    for hole in holes:
+        shares = hole.mean(axis=(1, 2))
+        assert shares.min() >= 1 / 16 and shares.max() <= 1 / 4
+    assert (holes[0] != holes[1]).any()
+    # G's run is shown the very images that D's was.
+    assert all((images == fake).all() for images in of_g)
+
+
+@pytest.mark.parametrize('fused_g_steps', [0, 1])
+def test_gradients_go_through_diffaugment(fused_g_steps):
+    p = graph.build(diffaugment=['cutout'], fused_g_steps=fused_g_steps, **SMALL)
+    with p.graph.as_default():
+        slopes = [tf.gradients(loss, images)[0] for loss, images in (
+            (p.loss_d, p.X), (p.loss_d, p.g), (p.loss_g, p.g))]
+    sess, feed = started(p)
+    with sess:
+        holes = [(slope == 0).all(axis=3) for slope in sess.run(slopes, feed)]
+    for hole in holes:      # where nothing of the image is seen
+        shares = hole.mean(axis=(1, 2))
+        assert shares.min() >= 1 / 16 and shares.max() <= 1 / 4
+    assert (holes[1] == holes[2]).all() and (holes[0] != holes[1]).any()
+
+
+def test_random_numbers_are_each_drawn_once(monkeypatch):
+    seeds, seed_of = [], graph._seed
+    monkeypatch.setattr(graph, '_seed', lambda *args, **options: seeds.append(
+        seed_of(*args, **options)) or seeds[-1])
+    drawn = []
+    for task in range(2):
+        p = graph.build(diffaugment=['cutout'], instance_noise=0.1, seed=7,
+                        workers=one_of_two(task), **WGAN_GP, **SMALL)
+        with tf.Session(graph=p.graph) as sess:
+            drawn += [tuple(seed) for step in range(4)
+                      for seed in sess.run(seeds, {p.step: step})]
+        seeds.clear()
+    assert len(drawn) == len(set(drawn)) == 2 * 4 * 5
+    assert {seed for seed, _ in drawn} == {7}
+
+
+def one_of_two(task, mean=list, shared_mean=None):
+    """Stands for a cluster.Cluster, of which graph.build takes no more than this."""
+    return types.SimpleNamespace(task=task, size=2, device=None, mean=mean,
+                                 shared_mean=shared_mean)
+
+
+def test_workers_average_all_that_they_share():
+    plain = graph.build(spectral_norm=True, **SMALL)
+    # Where a mean of twice the value stands in, all that is averaged is seen.
+    p = graph.build(spectral_norm=True, workers=one_of_two(0, lambda xs: [2 * x for x in xs]),
+                    **SMALL)
+    found = []
+    for q in plain, p:
+        for run in 'optimizer_d', 'optimizer_g':
+            sess, feed = started(q)
+            with sess:
+                told = sess.run([q.loss_d, q.loss_g, q.d_real, q.d_fake], feed)
+                sess.run(getattr(q, run), feed)
+                found.append((told, values(q, sess)))
+                if q is p:
+                    assert [sess.run(p.stopping, {p.stop: stop}) for stop in (False, True)] == [
+                        0, 2]
+    for (told, alone), (told_by_all, shared) in zip(found[:2], found[2:]):
+        assert told_by_all == pytest.approx([2 * np.mean(x) for x in told], rel=1e-5)
+        for name, value in alone.items():
+            factor = {'Adam': 2, 'Adam_1': 4, 'moving_mean': 2, 'moving_variance': 2, 'u': 2}.get(
+                name.rpartition('/')[2])
+            if factor and not recording.NOISE.match(name):
+                np.testing.assert_allclose(shared[name], factor * value, rtol=1e-3,
+                                           atol=1e-5 * np.abs(value).max(), err_msg=name)
+
+
+@pytest.mark.parametrize('sync_batch_norm', [False, True])
+def test_batch_statistics_are_shared_where_asked_for(sync_batch_norm):
+    shared = []
+    p = graph.build(average=0.9, sync_batch_norm=sync_batch_norm, workers=one_of_two(
+        0, shared_mean=lambda x: shared.append(x) or x), **SMALL)
+    # Mean and variance of four layers of G, of three of D for real and for fake.
+    assert len(shared) == (2 * (4 + 2 * 3) if sync_batch_norm else 0)
+    if sync_batch_norm:
+        sess, feed = started(p)
+        with sess:
+            sess.run(p.optimizer_g, {**feed, p.stop: False})
+
+
+def test_initial_values_are_a_function_of_the_seed():
+    kernels = []
+    for seed in (3, 3, 4):
+        p = graph.build(seed=seed, **SMALL)
+        with p.graph.as_default(), tf.Session(graph=p.graph) as sess:
+            sess.run(tf.global_variables_initializer())
+            kernels.append(sess.run([p.vars_d[0], p.vars_g[0]]))
+    for one, again, other in zip(*kernels):
+        assert (one == again).all() and (one != other).any()
+
+
 def test_losses_of_a_critic():
     real, fake = np.array([[0.5], [2.0], [-4.0]]), np.array([[-1.0], [0.3], [7.0]])
     with tf.Graph().as_default(), tf.Session() as sess:
@@ -241,6 +481,17 @@ def test_the_penalty_is_on_what_d_is_shown(monkeypatch):
         np.testing.assert_allclose(sess.run(found[0], {**feed, p.step: 0}), 7, rtol=1e-6)
 
 
+def test_the_penalty_is_on_lines_between_real_and_fake(towers):
+    p = graph.build(instance_noise=0.1, **WGAN_GP, **SMALL)
+    sess, feed = started(p)
+    with sess:
+        real, fake, mixed = sess.run([images for images, _ in towers], feed)
+    shares = ((mixed - fake) * (real - fake)).sum((1, 2, 3)) / ((real - fake) ** 2).sum((1, 2, 3))
+    shares = shares[:, None, None, None]
+    assert ((shares > 0) & (shares < 1)).all() and np.ptp(shares) > 0.1
+    np.testing.assert_allclose(mixed, fake + shares * (real - fake), atol=1e-4)
+
+
 @pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
 def test_the_penalty_is_computed_in_float32():
     p = graph.build(loss='wgan-gp', gradient_penalty=10.0, norm_d='none', **SMALL)
@@ -267,6 +518,13 @@ def test_the_penalty_is_on_points_between_photographs_and_drawings():
     assert (first == again).all() and (first != later).any()
 
 
+def test_the_penalty_has_a_gradient_where_there_is_no_slope():
+    with tf.Graph().as_default(), tf.Session() as sess:
+        images, scale = tf.ones([2, 4, 4, 3]), tf.constant(0.0)
+        penalty = losses.gradient_penalty(scale * tf.reduce_sum(images, [1, 2, 3]), images)
+        assert np.isfinite(sess.run(tf.gradients(penalty, scale)[0]))
+
+
 def test_the_penalty_pulls_slopes_to_1():
     slopes = []
     for penalty in (0.0, 10.0):
@@ -281,6 +539,19 @@ def test_the_penalty_pulls_slopes_to_1():
                 sess.run(p.optimizer_d, feed)
             slopes.append(sess.run(slope, feed).mean())
     assert slopes[0] > 100 and 0.5 < slopes[1] < 2
+
+
+@pytest.mark.parametrize('fused_g_steps', [0, 1])
+def test_weights_are_clipped_after_their_update(fused_g_steps):
+    updated = []
+    for clip in (0.0, 0.01):
+        p = graph.build(**dict(WGAN, fused_g_steps=fused_g_steps, lr=0.001, clip=clip), **SMALL)
+        sess, feed = started(p)
+        with sess:
+            sess.run(p.optimizer_g if fused_g_steps else p.optimizer_d, feed)
+            updated.append(sess.run(p.vars_d))
+    for free, clipped in zip(*updated):
+        np.testing.assert_allclose(clipped, np.clip(free, -0.01, 0.01), rtol=1e-5)
 
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
@@ -377,10 +648,33 @@ def test_initial_kernels_are_normal_where_asked_for():
 
 
 @pytest.mark.parametrize('g_steps', [1, 2])
+def test_a_fused_step_moves_an_average_once_for_each_forward_pass(g_steps):
+    # Without a learning rate and with real images that are G's own, one batch is seen throughout.
+    p = graph.build(lr=0, fused_g_steps=g_steps, **SMALL)
+    sess, feed = started(p)
+    with sess:
+        feed[p.X] = sess.run(p.g, feed)
+        before = values(p, sess)
+        states = []
+        for _ in range(200):
+            sess.run(p.optimizer_g, feed)
+            states.append(values(p, sess))
+    for name, last in states[-1].items():
+        if 'moving' in name:
+            # D: real and fake in its update, fake in each of G's.
+            updates = g_steps if name.startswith('generator/') else 2 + g_steps
+            expected = last + 0.9 ** updates * (before[name] - last)
+            np.testing.assert_allclose(states[0][name], expected, atol=1e-5 * np.abs(last).max(),
+                                       err_msg=name)
+
+
+@pytest.mark.parametrize('g_steps', [1, 2])
 @pytest.mark.parametrize('option', [
     {'smooth': 0.1}, {'r1': 1.0}, {'instance_noise': 0.3}, {'average': 0.9},
     {'spectral_norm': True}, {'diffaugment': ['color', 'translation', 'cutout']},
-    {'label_count': 3}, {'label_count': 3, 'condition': 'maps'}, WGAN, WGAN_GP])
+    {'label_count': 3}, {'label_count': 3, 'condition': 'maps'}, WGAN, WGAN_GP],
+    ids=['smooth', 'r1', 'noise', 'average', 'spectral', 'diffaugment', 'projection', 'maps',
+         'wgan', 'wgan-gp'])
 def test_a_fused_step_is_the_separate_runs_with(option, g_steps):
     states = []
     for fused in (False, True):

@@ -1,0 +1,327 @@
+"""Makes deliberate mistakes in a copy of the project, one at a time, to see that tests notice them.
+
+    python tests/mutations.py                  all of them, some twenty minutes on two cores
+    python tests/mutations.py penalty _seed    those whose row holds one of these texts
+
+It is not part of the tests, which it runs. Each row of MUTATIONS has a text that stands once in a
+file, what takes its place, and the tests each of which must fail then; on the unchanged copy they
+pass. Exit code 1 where a mutation survives one of them, or its text is not found: who rewrites a
+line of the project rewrites its row.
+"""
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+OBJECTIVE = 'test_graph.py::test_each_run_descends_the_objective_of_its_network'
+FUSED = 'test_graph.py::test_a_fused_step_is_the_separate_runs_with'
+THROUGH = 'test_graph.py::test_gradients_go_through_diffaugment'
+CUTOUT = 'test_graph.py::test_diffaugment_is_on_all_that_d_sees'
+NOISE = 'test_graph.py::test_instance_noise_is_on_all_that_d_sees'
+AVERAGE = 'test_graph.py::test_the_average_is_kept_beside_the_99'
+PLAIN_MEAN = 'test_graph.py::test_recalibrated_statistics_are_the_plain_mean_over_the_batches'
+SPECTRAL = 'test_graph.py::test_spectral_norm_is_estimated_anew_in_ds_runs_alone'
+BETWEEN = 'test_graph.py::test_the_penalty_is_on_lines_between_real_and_fake'
+CLIPPED = 'test_graph.py::test_weights_are_clipped_after_their_update'
+FORWARD_PASSES = 'test_graph.py::test_a_fused_step_moves_an_average_once_for_each_forward_pass'
+ONCE = 'test_graph.py::test_random_numbers_are_each_drawn_once'
+WORKERS = 'test_graph.py::test_workers_average_all_that_they_share'
+SHARED = 'test_graph.py::test_batch_statistics_are_shared_where_asked_for'
+SAMPLES = 'test_graph.py::test_samples_do_not_depend_on_each_other'
+BATCHES = 'test_trainer.py::test_all_batches_of_a_step_are_its_photographs[3-2-4-3]'
+AUGMENTED = 'test_trainer.py::test_augmentation_is_a_function_of_seed_and_step'
+PASSES = 'test_trainer.py::test_recalibration_feeds_each_batch_once_whenever_a_step_is_new'
+ENOUGH = 'test_trainer.py::test_recalibration_takes_batches_enough'
+PARITY = 'test_parity.py::test_every_recorded_key[2]'
+
+MUTATIONS = {
+    'graph.py': [
+        # DiffAugment and instance noise
+        ('if diffaugment:', 'if diffaugment and stream == 0:', CUTOUT + '[0]', CUTOUT + '[1]',
+         THROUGH + '[0]', THROUGH + '[1]'),
+        ('if diffaugment:', 'if diffaugment and stream == 1:', CUTOUT + '[0]', CUTOUT + '[1]'),
+        ('if diffaugment:', 'if False:', CUTOUT + '[0]', CUTOUT + '[1]'),
+        ('apply_diffaugment(diffaugment, images, seed_of(stream))',
+         'apply_diffaugment(diffaugment, images, seed_of(0))', CUTOUT + '[0]'),
+        ('apply_diffaugment(diffaugment, images, seed_of(stream))',
+         'apply_diffaugment(diffaugment, tf.stop_gradient(images), seed_of(stream))',
+         THROUGH + '[0]', THROUGH + '[1]'),
+        ('apply_diffaugment(diffaugment, images, seed_of(stream))',
+         'apply_diffaugment(diffaugment[:1], images, seed_of(stream))', CUTOUT + '[0]'),
+        ('real, fake = seen(X, 0), seen(g, 1)', 'real, fake = seen(X, 0), g', CUTOUT + '[0]'),
+        ('real, fake = seen(X, 0), seen(g, 1)', 'real, fake = X, seen(g, 1)', CUTOUT + '[0]'),
+        ('real, fake = seen(X, 0), seen(g, 1)', 'real, fake = seen(X, 1), seen(g, 1)', ONCE),
+        ('discriminator(seen(images, 1), getter', 'discriminator(images, getter', CUTOUT + '[1]',
+         NOISE + '[1]'),
+        ('discriminator(seen(images, 1), getter', 'discriminator(seen(images, 0), getter',
+         CUTOUT + '[1]'),
+        ('discriminator(seen(images, 1), getter', 'discriminator(seen(images, number), getter',
+         FUSED + '[diffaugment-2]'),
+        ('if instance_noise:', 'if instance_noise and stream == 0:', NOISE + '[0]'),
+        ('if instance_noise:', 'if instance_noise and stream == 1:', NOISE + '[0]'),
+        ('step // d_steps, seed_of(2 + stream)', 'step, seed_of(2 + stream)', NOISE + '[0]'),
+        ('step // d_steps, seed_of(2 + stream)', 'step // d_steps, seed_of(2)', NOISE + '[0]'),
+        ('step // d_steps, seed_of(2 + stream)', 'step // d_steps, seed_of(stream)', ONCE),
+        ('NOISE_HALVED = 1000', 'NOISE_HALVED = 500', NOISE + '[0]'),
+        ('stddev *= 0.5 **', 'stddev *= 2 **', NOISE + '[0]'),
+        ('return images + stddev *', 'return images + 2 * stddev *', NOISE + '[0]'),
+        ('stateless_normal(tf.shape(images), seed)', 'stateless_normal(tf.shape(images)[1:], seed)',
+         NOISE + '[0]'),
+        # seeds
+        ('tf.stack([seed, 8 *', 'tf.stack([0, 8 *', ONCE),
+        ('8 * (step', '4 * (step', ONCE),
+        ('(step * shares + share)', '(step + share)', ONCE),
+        ('(step * shares + share)', '(step * shares)', ONCE),
+        ('seed_of = functools.partial(_seed, seed, step, share=share, shares=shares)',
+         'seed_of = functools.partial(_seed, seed, step)', ONCE),
+        ('seed_of(4)', 'seed_of(0)', ONCE),
+        ('tf.set_random_seed(seed)', 'tf.set_random_seed(0)',
+         'test_graph.py::test_initial_values_are_a_function_of_the_seed'),
+        ('tf.set_random_seed(seed)', 'pass',
+         'test_graph.py::test_initial_values_are_a_function_of_the_seed'),
+        # objectives
+        ('losses.loss_d(d_real_logits, d_fake_logits, smooth), losses.loss_g',
+         'losses.loss_d(d_fake_logits, d_real_logits, smooth), losses.loss_g', OBJECTIVE + '[gan]',
+         PARITY),
+        ('losses.loss_d(d_real_logits, d_fake_logits, smooth), losses.loss_g',
+         'losses.loss_d(d_real_logits, d_fake_logits), losses.loss_g', OBJECTIVE + '[smooth]'),
+        ('losses.critic_loss_d(d_real, d_fake)', 'losses.critic_loss_d(d_fake, d_real)',
+         OBJECTIVE + '[wgan]'),
+        ('losses.critic_loss_d(d_real, d_fake)', '-losses.critic_loss_d(d_real, d_fake)',
+         OBJECTIVE + '[wgan]'),
+        ('losses.critic_loss_d(d_real, d_fake), losses.critic_loss_g',
+         'losses.critic_loss_d(d_real, d_fake), losses.loss_g', OBJECTIVE + '[wgan]'),
+        ('loss_g = loss_of_g(d_fake_logits)', 'loss_g = -loss_of_g(d_fake_logits)',
+         OBJECTIVE + '[gan]'),
+        ('loss_g = loss_of_g(d_fake_logits)', 'loss_g = loss_of_g(d_real_logits)',
+         OBJECTIVE + '[gan]'),
+        ('loss_g = loss_of_g(logits)', 'loss_g = -loss_of_g(logits)', FUSED + '[smooth-1]'),
+        ('loss_d + r1 * losses.r1', 'loss_d - r1 * losses.r1', OBJECTIVE + '[r1]'),
+        ('loss_d + r1 * losses.r1', 'loss_d + losses.r1', OBJECTIVE + '[r1]'),
+        ('losses.r1(d_real_logits, X)', 'losses.r1(d_fake_logits, g)', OBJECTIVE + '[r1]'),
+        ('objective_d += gradient_penalty *', 'objective_d -= gradient_penalty *',
+         OBJECTIVE + '[wgan-gp]'),
+        ('objective_d += gradient_penalty *', 'objective_d +=', OBJECTIVE + '[wgan-gp]'),
+        ('_mixed(real, fake, seed_of(4))', '_mixed(real, real, seed_of(4))', BETWEEN),
+        ('_, logits = discriminator(mixed, getter', '_, logits = discriminator(mixed, None',
+         'test_graph.py::test_all_towers_are_one_network[wgan-gp]'),
+        ('_mixed(real, fake, seed_of(4))', '_mixed(X, g, seed_of(4))',
+         'test_graph.py::test_the_penalty_is_on_what_d_is_shown'),
+        ('losses.gradient_penalty(logits, mixed)', 'losses.gradient_penalty(d_real_logits, X)',
+         OBJECTIVE + '[wgan-gp]'),
+        ('return share * images + (1 - share) * drawings', 'return images + share * drawings',
+         'test_graph.py::test_the_penalty_is_on_points_between_photographs_and_drawings'),
+        ('[tf.shape(images)[0], 1, 1, 1]', '[1, 1, 1, 1]',
+         'test_graph.py::test_the_penalty_is_on_points_between_photographs_and_drawings'),
+        ('optimizer_of_d, objective_d, vars_d', 'optimizer_of_d, loss_d, vars_d',
+         OBJECTIVE + '[r1]'),
+        ('optimizer_of_d, objective_d, vars_d', 'optimizer_of_d, objective_d, vars_d + vars_g',
+         OBJECTIVE + '[gan]'),
+        ('optimizer_of_d, objective_d, vars_d', 'optimizer_of_d, objective_d, vars_d[1:]',
+         OBJECTIVE + '[gan]'),
+        ('optimizer_of_g, loss_g, vars_g', 'optimizer_of_g, loss_g, vars_d', OBJECTIVE + '[gan]'),
+        ('optimizer.compute_gradients(loss * loss_scale, variables)',
+         'optimizer.compute_gradients(loss, variables)', OBJECTIVE + '[scaled]'),
+        ('[gradient / loss_scale for', '[gradient for', OBJECTIVE + '[scaled]'),
+        # optimizers
+        ('(lr if lr_d is None else lr_d, beta1, beta2)', '(lr, beta1, beta2)',
+         'test_graph.py::test_learning_rates_are_each_networks_own'),
+        ('optimizer_of_g = OPTIMIZERS[optimizer](lr', 'optimizer_of_g = OPTIMIZERS[optimizer](lr_d',
+         'test_graph.py::test_learning_rates_are_each_networks_own'),
+        ('optimizer_of_g = OPTIMIZERS[optimizer](lr', 'optimizer_of_g = OPTIMIZERS[optimizer](-lr',
+         OBJECTIVE + '[gan]'),
+        ('tf.train.AdamOptimizer(lr, beta1, beta2)', 'tf.train.AdamOptimizer(lr, beta1)',
+         OBJECTIVE + '[scaled]'),
+        ('tf.train.AdamOptimizer(lr, beta1, beta2)', 'tf.train.AdamOptimizer(lr, 0.5, beta2)',
+         OBJECTIVE + '[scaled]'),
+        ('optimizer_of_d = OPTIMIZERS[optimizer]', "optimizer_of_d = OPTIMIZERS['adam']",
+         'test_graph.py::test_the_critic_of_the_penalty_has_no_batch_norm'),
+        # updates and their order
+        ('with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):',
+         'with tf.control_dependencies([]):', PARITY),
+        ('with tf.control_dependencies(tf.get_collection(ops.SPECTRAL_UPDATES)):',
+         'with tf.control_dependencies([]):', SPECTRAL),
+        ('with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):',
+         'with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)'
+         ' + tf.get_collection(ops.SPECTRAL_UPDATES)):', SPECTRAL),
+        ('discriminator(fake, getter, reuse=True)', 'discriminator(fake, None, reuse=True)',
+         'test_graph.py::test_all_towers_are_one_network[gan]'),
+        ('discriminator(real, getter)', 'discriminator(real, None)',
+         'test_graph.py::test_all_towers_are_one_network[gan]'),
+        ('            if clip:', '            if False:', CLIPPED + '[0]'),
+        ('                with tf.control_dependencies([optimizer_d]):\n',
+         '                with tf.control_dependencies([]):\n', CLIPPED + '[0]'),
+        ('_clip(vars_d, clip)', '_clip(vars_g, clip)', CLIPPED + '[0]'),
+        ('_clip(vars_d, clip)', '_clip(vars_d[:-1], clip)', CLIPPED + '[0]'),
+        ('-limit, limit), read_value', '0, limit), read_value', CLIPPED + '[0]'),
+        ('if fused_g_steps else minimize_g(loss_g)', 'if fused_g_steps > 1 else minimize_g(loss_g)',
+         FUSED + '[smooth-1]'),
+        ('for number in range(fused_g_steps):', 'for number in range(min(fused_g_steps, 1)):',
+         FUSED + '[smooth-2]'),
+        ('            with tf.control_dependencies([optimizer_g]):\n                done',
+         '            with tf.control_dependencies([]):\n                done',
+         FUSED + '[smooth-1]'),
+        ('if number:', 'if True:', FORWARD_PASSES + '[1]'),
+        ('if number:', 'if False:', FORWARD_PASSES + '[2]'),
+        ('                    getter = ops.spectral_norm() if spectral_norm else None\n', '',
+         FUSED + '[spectral-1]'),
+        ('with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:]):',
+         'with tf.control_dependencies([]):', FORWARD_PASSES + '[1]'),
+        # EMA
+        ('tf.train.ExponentialMovingAverage(average, step // d_steps)',
+         'tf.train.ExponentialMovingAverage(average, step)', AVERAGE + '[5-0]'),
+        ('tf.train.ExponentialMovingAverage(average, step // d_steps)',
+         'tf.train.ExponentialMovingAverage(average)', AVERAGE + '[1-0]'),
+        ('tf.train.ExponentialMovingAverage(average, step // d_steps)',
+         'tf.train.ExponentialMovingAverage(0.999, step // d_steps)', AVERAGE + '[1-0]'),
+        ('            with tf.control_dependencies([optimizer_g]):\n                return moving',
+         '            with tf.control_dependencies([]):\n                return moving',
+         AVERAGE + '[1-0]'),
+        ('return moving.apply(vars_g)', 'return moving.apply(vars_g[1:])', AVERAGE + '[1-0]'),
+        ('averages[name]):\n', 'getter(name)):\n',
+         'test_graph.py::test_recalibration_gives_ema_weights_their_own_statistics'),
+        ('1 - 1 / recalibration_batch', '0.9', PLAIN_MEAN),
+        ('1 - 1 / recalibration_batch', '1 / recalibration_batch', PLAIN_MEAN),
+        ('1 - 1 / recalibration_batch', '1 - 1 / (recalibration_batch + 1)', PLAIN_MEAN),
+        ('*[v.initializer for v in statistics.values()]', '', PLAIN_MEAN),
+        ("if v.op.name.endswith(('/moving_mean', '/moving_variance'))}",
+         "if v.op.name.endswith('/moving_mean')}", PLAIN_MEAN),
+        ('samples = generator(False)\n            r', 'samples = generator(True)\n            r',
+         SAMPLES + '[average]'),
+        ('samples = generator(False)\n            r', 'generator(False)\n            r',
+         'test_graph.py::test_recalibration_gives_ema_weights_their_own_statistics'),
+        ('reuse=True):\n                samples = generator(False)',
+         'reuse=True):\n                samples = generator(True)', SAMPLES + '[fused]'),
+        # workers
+        ('gradients = workers.mean(gradients)', 'pass', WORKERS),
+        ('(_agree(workers, op) for op in (optimizer_d, optimizer_g))',
+         '(optimizer_d, _agree(workers, optimizer_g))', WORKERS),
+        ('(_agree(workers, op) for op in (optimizer_d, optimizer_g))',
+         '(_agree(workers, optimizer_d), optimizer_g)', WORKERS),
+        ('with tf.control_dependencies([done]):', 'with tf.control_dependencies([]):', WORKERS),
+        ("(('/moving_mean', '/moving_variance', '/u'))]", "(('/moving_mean', '/u'))]", WORKERS),
+        ("(('/moving_mean', '/moving_variance', '/u'))]",
+         "(('/moving_mean', '/moving_variance'))]", WORKERS),
+        ("for network in ('discriminator/', 'generator/')", "for network in ('discriminator/',)",
+         WORKERS),
+        ('loss_d, tf.reduce_mean(d_real), tf.reduce_mean(d_fake)',
+         'loss_d, tf.reduce_mean(d_fake), tf.reduce_mean(d_real)', WORKERS),
+        ('loss_g, = workers.mean([loss_g])', 'pass', WORKERS),
+        ('tf.cast(stop, tf.float32)', '1 - tf.cast(stop, tf.float32)', WORKERS),
+        ('workers and sync_batch_norm and workers', 'workers and workers', SHARED + '[False]'),
+        ('workers and sync_batch_norm and workers.shared_mean', 'None', SHARED + '[True]'),
+        ('ops.shared_statistics(None), _scope(', '_scope(', SHARED + '[True]'),
+    ],
+    'losses.py': [
+        ('_cross_entropy(d_real_logits, 1 - smooth)', '_cross_entropy(d_real_logits, 1)',
+         OBJECTIVE + '[smooth]'),
+        ('_cross_entropy(d_real_logits, 1 - smooth)', '_cross_entropy(d_real_logits, smooth)',
+         OBJECTIVE + '[smooth]'),
+        ('+ _cross_entropy(d_fake_logits, 0)', '+ _cross_entropy(d_fake_logits, smooth)',
+         OBJECTIVE + '[smooth]'),
+        ('+ _cross_entropy(d_fake_logits, 0)', '', OBJECTIVE + '[gan]'),
+        ('return _cross_entropy(d_fake_logits, 1)', 'return -_cross_entropy(d_fake_logits, 0)',
+         OBJECTIVE + '[gan]'),
+        ('tf.reduce_mean(d_fake) - tf.reduce_mean(d_real)',
+         'tf.reduce_mean(d_real) - tf.reduce_mean(d_fake)',
+         'test_graph.py::test_losses_of_a_critic'),
+        ('return -tf.reduce_mean(d_fake)', 'return tf.reduce_mean(d_fake)',
+         'test_graph.py::test_losses_of_a_critic'),
+        ('norms - 1', 'norms', 'test_graph.py::test_gradient_penalty_of_a_linear_critic'),
+        ('tf.square(norms - 1)', 'tf.nn.relu(norms - 1)',
+         'test_graph.py::test_gradient_penalty_of_a_linear_critic'),
+        ('tf.reduce_sum(squares, [1, 2, 3])', 'tf.reduce_sum(squares)',
+         'test_graph.py::test_gradient_penalty_of_a_linear_critic'),
+        (' + 1e-12', '', 'test_graph.py::test_the_penalty_has_a_gradient_where_there_is_no_slope'),
+        ('[1, 2, 3])) / 2', '[1, 2, 3]))', 'test_graph.py::test_r1_of_a_linear_critic'),
+        ('tf.reduce_sum(tf.square(gradient), [1, 2, 3])', 'tf.reduce_sum(tf.square(gradient))',
+         'test_graph.py::test_r1_of_a_linear_critic'),
+        ('labels *= label', 'labels -= label', OBJECTIVE + '[smooth]'),
+    ],
+    'diffaugment.py': [
+        ('seed + [number * 2 ** 20, 0]', 'seed',
+         'test_diffaugment.py::test_augmentations_draw_numbers_of_their_own'),
+        ('for number, name in enumerate(names):', 'for number, name in enumerate(names[:1]):',
+         CUTOUT + '[0]'),
+        ('tf.shape(images)[0], 1, 1, 1], seed)', '1, 1, 1, 1], seed)',
+         'test_diffaugment.py::test_it_is_a_function_of_the_seed_and_differs_by_image'),
+    ],
+    'trainer.py': [
+        ("'augment'), self.strengths)", "'augment'), {})", AUGMENTED),
+        ("data.rng(self.seed, step, 'augment')", "data.rng(self.seed, 0, 'augment')", AUGMENTED),
+        ("data.rng(self.seed, step, 'augment')", "data.rng(0, step, 'augment')", AUGMENTED),
+        ('data.noise(self.seed, step, self.step_size', 'data.noise(self.seed, 0, self.step_size',
+         BATCHES),
+        ('range(self.task * self.batch_size,', 'range(0,', BATCHES),
+        ('self.all_workers)\n', 'self.batch_size)\n', BATCHES),
+        ('feed[p.X] = data.scaled(feed[p.X])', 'feed[p.X] = data.scaled(feed[p.X][::-1])', BATCHES),
+        ('feed[p.is_training] = True', 'feed[p.is_training] = False', BATCHES),
+        ('step * len(feeds) + number', 'step + number', BATCHES),
+        ('step * len(feeds) + number', 'step * len(feeds)', BATCHES),
+        ('RECALIBRATION_BATCHES = 20', 'RECALIBRATION_BATCHES = 15', ENOUGH),
+        ('p.recalibration_batch: number + 1', 'p.recalibration_batch: number', PASSES),
+        ('        self.sess.run(p.start_recalibration)\n', '', PASSES),
+        ("(self.settings['seed'], number, size,", "(self.settings['seed'], 0, size,", PASSES),
+        ('p, size = self.p, self.batches.all_workers', 'p, size = self.p, self.batches.batch_size',
+         PASSES),
+        ('or self.recalibrated_step == step:', 'or False:', PASSES),
+        ('        self.recalibrated_step = step\n', '        pass\n', PASSES),
+    ],
+}
+
+
+def main(words):
+    rows = [(file, *row) for file, table in MUTATIONS.items() for row in table]
+    rows = [row for row in rows if not words or any(word in ' '.join(row) for word in words)]
+    with tempfile.TemporaryDirectory() as copy:
+        os.mkdir(os.path.join(copy, 'tests'))
+        for folder in ('', 'tests'):
+            for path in glob.glob(os.path.join(ROOT, folder, '*.py')):
+                shutil.copy(path, os.path.join(copy, folder))
+        shutil.copytree(os.path.join(ROOT, 'tests/golden'), os.path.join(copy, 'tests/golden'))
+        failed, output = run(copy, sorted({test for _, _, _, *tests in rows for test in tests}))
+        if failed is None or failed:
+            sys.exit(f'{output}\nthe tests fail on what is to be mutated')
+        verdicts = [mutate(copy, *row) for row in rows]
+    print(f'{len(rows)} mutations', *(f'{verdicts.count(v)} {v}' for v in sorted(set(verdicts))),
+          sep=', ')
+    return int(set(verdicts) != {'caught'})
+
+
+def mutate(copy, file, text, replacement, *tests):
+    """Runs the tests on the copy with one mutation; prints and returns what became of it."""
+    path = os.path.join(copy, file)
+    with open(path, encoding='utf-8') as f:
+        source = f.read()
+    if source.count(text) != 1:
+        verdict, passed = 'not found', []
+    else:
+        with open(path, 'w', encoding='utf-8') as f:
+            f.write(source.replace(text, replacement))
+        failed, _ = run(copy, tests)
+        passed = [test for test in tests if test not in (failed or [])]
+        verdict = 'broken' if failed is None else 'survived' if passed else 'caught'
+        with open(path, 'w', encoding='utf-8') as f:
+            f.write(source)
+    print(f'{verdict:9} {file}: {text.strip()!r} -> {replacement.strip()!r}; '
+          + ', '.join(passed or tests), flush=True)
+    return verdict
+
+
+def run(copy, tests):
+    """(the tests of these that fail, pytest's output); None for the first where it can't run."""
+    process = subprocess.run(
+        [sys.executable, '-B', '-W', 'ignore', '-m', 'pytest', '-q', '-rf', '--tb=short',
+         '-p', 'no:cacheprovider'] + ['tests/' + test for test in tests],
+        cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    failed = re.findall(r'^FAILED tests/(\S+)', process.stdout, re.M)
+    return failed if process.returncode in (0, 1) else None, process.stdout
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
