@@ -33,10 +33,10 @@ ONCE = 'test_graph.py::test_random_numbers_are_each_drawn_once'
 WORKERS = 'test_graph.py::test_workers_average_all_that_they_share'
 SHARED = 'test_graph.py::test_batch_statistics_are_shared_where_asked_for'
 SAMPLES = 'test_graph.py::test_samples_do_not_depend_on_each_other'
-BATCHES = 'test_trainer.py::test_all_batches_of_a_step_are_its_photographs[3-2-4-3]'
-AUGMENTED = 'test_trainer.py::test_augmentation_is_a_function_of_seed_and_step'
-PASSES = 'test_trainer.py::test_recalibration_feeds_each_batch_once_whenever_a_step_is_new'
-ENOUGH = 'test_trainer.py::test_recalibration_takes_batches_enough'
+BATCHES = 'test_batches.py::test_all_batches_of_a_step_are_its_photographs[3-2-4-3]'
+AUGMENTED = 'test_batches.py::test_augmentation_is_a_function_of_seed_and_step'
+PASSES = 'test_batches.py::test_recalibration_feeds_each_batch_once_whenever_a_step_is_new'
+ENOUGH = 'test_batches.py::test_recalibration_takes_batches_enough'
 PARITY = 'test_parity.py::test_every_recorded_key[2]'
 
 MUTATIONS = {
@@ -243,7 +243,7 @@ MUTATIONS = {
          'test_graph.py::test_r1_of_a_linear_critic'),
         ('labels *= label', 'labels -= label', OBJECTIVE + '[smooth]'),
     ],
-    'diffaugment.py': [
+    'dcgan/diffaugment.py': [
         ('seed + [number * 2 ** 20, 0]', 'seed',
          'test_diffaugment.py::test_augmentations_draw_numbers_of_their_own'),
         ('for number, name in enumerate(names):', 'for number, name in enumerate(names[:1]):',
@@ -251,24 +251,26 @@ MUTATIONS = {
         ('tf.shape(images)[0], 1, 1, 1], seed)', '1, 1, 1, 1], seed)',
          'test_diffaugment.py::test_it_is_a_function_of_the_seed_and_differs_by_image'),
     ],
-    'trainer.py': [
+    'dcgan/batches.py': [
         ("'augment'), self.strengths)", "'augment'), {})", AUGMENTED),
-        ("data.rng(self.seed, step, 'augment')", "data.rng(self.seed, 0, 'augment')", AUGMENTED),
-        ("data.rng(self.seed, step, 'augment')", "data.rng(0, step, 'augment')", AUGMENTED),
-        ('data.noise(self.seed, step, self.step_size', 'data.noise(self.seed, 0, self.step_size',
-         BATCHES),
+        ("rng(self.seed, step, 'augment')", "rng(self.seed, 0, 'augment')", AUGMENTED),
+        ("rng(self.seed, step, 'augment')", "rng(0, step, 'augment')", AUGMENTED),
+        ('noise(self.seed, step, self.step_size', 'noise(self.seed, 0, self.step_size', BATCHES),
         ('range(self.task * self.batch_size,', 'range(0,', BATCHES),
         ('self.all_workers)\n', 'self.batch_size)\n', BATCHES),
-        ('feed[p.X] = data.scaled(feed[p.X])', 'feed[p.X] = data.scaled(feed[p.X][::-1])', BATCHES),
-        ('feed[p.is_training] = True', 'feed[p.is_training] = False', BATCHES),
+        ('feed[model.X] = scaled(feed[model.X])', 'feed[model.X] = scaled(feed[model.X][::-1])',
+         BATCHES),
+        ('feed[model.is_training] = True', 'feed[model.is_training] = False', BATCHES),
         ('step * len(feeds) + number', 'step + number', BATCHES),
         ('step * len(feeds) + number', 'step * len(feeds)', BATCHES),
+    ],
+    'dcgan/recorder.py': [
         ('RECALIBRATION_BATCHES = 20', 'RECALIBRATION_BATCHES = 15', ENOUGH),
-        ('p.recalibration_batch: number + 1', 'p.recalibration_batch: number', PASSES),
-        ('        self.sess.run(p.start_recalibration)\n', '', PASSES),
+        ('model.recalibration_batch: number + 1', 'model.recalibration_batch: number', PASSES),
+        ('        self.sess.run(model.start_recalibration)\n', '', PASSES),
         ("(self.settings['seed'], number, size,", "(self.settings['seed'], 0, size,", PASSES),
-        ('p, size = self.p, self.batches.all_workers', 'p, size = self.p, self.batches.batch_size',
-         PASSES),
+        ('model, size = self.model, self.batches.all_workers',
+         'model, size = self.model, self.batches.batch_size', PASSES),
         ('or self.recalibrated_step == step:', 'or False:', PASSES),
         ('        self.recalibrated_step = step\n', '        pass\n', PASSES),
     ],
@@ -279,8 +281,8 @@ def main(words):
     rows = [(file, *row) for file, table in MUTATIONS.items() for row in table]
     rows = [row for row in rows if not words or any(word in ' '.join(row) for word in words)]
     with tempfile.TemporaryDirectory() as copy:
-        os.mkdir(os.path.join(copy, 'tests'))
-        for folder in ('', 'tests'):
+        for folder in ('', 'dcgan', 'tests'):
+            os.makedirs(os.path.join(copy, folder), exist_ok=True)
             for path in glob.glob(os.path.join(ROOT, folder, '*.py')):
                 shutil.copy(path, os.path.join(copy, folder))
         shutil.copytree(os.path.join(ROOT, 'tests/golden'), os.path.join(copy, 'tests/golden'))

@@ -34,8 +34,8 @@ def test_all_batches_of_a_step_are_its_photographs(d_steps, workers, batch_size,
 def test_augmentation_is_a_function_of_seed_and_step():
     images = np.zeros([97, 2, 2, 3], np.uint8)
     images[:, :, 0] = 255
-    flipped = [trainer.Batches(images, None, dict(train.DEFAULTS, augment=['flip'], seed=seed))
-               .photographs(step)[:, 0, 0, 0] == 0
+    flipped = [batches.Batches(images, None, dict(DEFAULTS, augment=['flip'], seed=seed))
+               .real(step)[:, 0, 0, 0] == 0
                for seed, step in ((5, 2), (5, 2), (5, 3), (6, 2))]
     assert 16 < flipped[0].sum() < 48
     assert (flipped[0] == flipped[1]).all()

@@ -71,9 +71,9 @@ def test_augmentations_draw_numbers_of_their_own(monkeypatch):
     monkeypatch.setattr(diffaugment, '_uniform', lambda images, count, seed: seeds.append(
         seed) or uniform(images, count, seed))
     with tf.Graph().as_default(), tf.Session() as sess:
-        diffaugment.apply(train.DIFFAUGMENT, tf.constant(X), tf.constant([1, 2]))
+        diffaugment.apply(DIFFAUGMENT, tf.constant(X), tf.constant([1, 2]))
         drawn = {tuple(seed) for seed in sess.run(seeds)}
-    assert len(drawn) == len(train.DIFFAUGMENT)
+    assert len(drawn) == len(DIFFAUGMENT)
 
 
 def test_its_names_are_those_of_the_option():
