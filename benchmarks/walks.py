@@ -6,6 +6,7 @@ Prints the share of the latents' numbers that lie outside [-1, 1], and sliced Wa
 from FACES faces: of other faces, and of the middles of walks along the sphere as they are, clipped
 to [-1, 1], and along a straight line.
 """
+import argparse
 import os
 import sys
 
@@ -21,9 +22,12 @@ from dcgan import metrics, session  # noqa: E402
 FACES = 2000
 
 
-def main(prefixes):
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('checkpoints', nargs='+', metavar='PREFIX')
+    args = parser.parse_args()
     session.set_up()
-    for prefix in prefixes:
+    for prefix in args.checkpoints:
         with sampler.Sampler(prefix) as generator:
             rng = np.random.RandomState(0)
             starts, ends, faces, others = rng.uniform(-1, 1, (4, FACES, generator.z_dim))
@@ -46,4 +50,4 @@ def profile(generator, latents, labels):
 
 
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    main()

@@ -14,7 +14,7 @@ import ops
 import recording
 from dcgan import session
 from dcgan.checkpoint import AVERAGE
-from dcgan.settings import DEFAULTS, LOSSES, OF_GRAPH
+from dcgan.settings import BY_NAME, DEFAULTS, LOSSES, OF_GRAPH
 
 SMALL = {'image_size': 32, 'width': 4}
 WGAN, WGAN_GP = ({key: value for key, value in dict(LOSSES[loss], loss=loss).items()
@@ -692,3 +692,17 @@ def test_a_fused_step_is_the_separate_runs_with(option, g_steps):
             # leaves a gradient near 0 with fewer digits.
             share = 4e-5 if 'Adam' in name else 1e-4
             assert np.abs(fused[name] - value).max() <= share * np.abs(value).max(), name
+
+
+@pytest.mark.parametrize('norm_d, low, high', [('batch', 0, 0.01), ('none', 0.5, np.inf)])
+def test_batch_norm_undoes_what_spectral_norm_does_to_a_kernel(norm_d, low, high):
+    """So --spectral-norm, which divides kernels, bounds all layers with --norm-d none only."""
+    p = graph.build(norm_d=norm_d, **SMALL)
+    sess, feed = started(p)
+    kernel = variables(p)['discriminator/conv2d_1/kernel']
+    with sess:
+        before = sess.run(p.d_real_logits, feed)
+        kernel.load(sess.run(kernel) / 3, sess)
+        change = np.abs(sess.run(p.d_real_logits, feed) - before).max() / np.abs(before).max()
+    assert low <= change < high, change
+    assert 'batch norm undoes it' in BY_NAME['spectral_norm'].help
