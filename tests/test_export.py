@@ -97,6 +97,16 @@ def write(format_, out, *options, ckpt=TINY):
     return export.main(['--ckpt', str(ckpt), '--format', format_, '--out', str(out), *options])
 
 
+@pytest.mark.parametrize('out', ['g', './g', 'sub//g', os.path.join('{}', 'g')])
+def test_an_export_again_in_the_same_place_is_whole(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = out.format(tmp_path)
+    for _ in range(2):
+        assert write('savedmodel', out) == 0
+    assert os.listdir(os.path.dirname(out) or '.') == ['g']
+    assert export.draw_savedmodel(out, [{'noise': np.zeros([1, 100])}])[0].shape == (1, 64, 64, 3)
+
+
 def failed(capsys, *arguments, **named):
     """The one sentence that export.py ends with."""
     with pytest.raises(SystemExit) as stop:

@@ -123,6 +123,21 @@ def test_atomic_write_leaves_the_old_file_after_an_error_and_names_it(tmp_path):
         (tmp_path / 'a.json').read_text()) == {'is': 'old'}
 
 
+@pytest.mark.parametrize('path', ['g', './g', 'sub//g', os.path.join('{}', 'g')])
+def test_files_written_again_under_any_form_of_a_name_are_the_new_ones(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = path.format(tmp_path)
+    for text in ('old', 'new'):
+        with files.replacing(path, removed=lambda: ['g.a', 'g.b']) as folder:
+            for ending in ('.a', '.b') if text == 'old' else ('.a',):
+                with open(os.path.join(folder, 'g' + ending), 'w') as f:
+                    f.write(text)
+        files.write_json(path + '.json', {'is': text})
+    folder = tmp_path / os.path.dirname(path)
+    assert sorted(os.listdir(str(folder))) == ['g.a', 'g.json']
+    assert (folder / 'g.a').read_text() == 'new' and 'new' in (folder / 'g.json').read_text()
+
+
 def test_what_a_dead_process_staged_is_removed_and_a_living_ones_is_not(tmp_path):
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
