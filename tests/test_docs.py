@@ -39,18 +39,17 @@ CELL = 200              # characters: a line or two
 def options():
     """{program: the options that its parser takes}; no program runs beyond its parser."""
     found = {}
-    patch = pytest.MonkeyPatch()
 
     def record(parser, *_):
         found[program] = set(parser._option_string_actions)
         sys.exit()
 
-    patch.setattr(argparse.ArgumentParser, 'parse_known_args', record)
-    patch.setattr(sys, 'path', list(sys.path))
-    for program in PROGRAMS:
-        with pytest.raises(SystemExit):
-            runpy.run_path(os.path.join(ROOT, program), run_name='__main__')
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, 'parse_known_args', record)
+        patch.setattr(sys, 'path', list(sys.path))
+        for program in PROGRAMS:
+            with pytest.raises(SystemExit):
+                runpy.run_path(os.path.join(ROOT, program), run_name='__main__')
     return found
 
 
