@@ -21,7 +21,7 @@ def main(arguments):
     tf = session.set_up()
     from dcgan import cluster
     # Else the tests would take minutes.
-    cluster.WATCH_EVERY, cluster.TIMEOUT, cluster.BARRIER = 1, 2, 5
+    cluster.WATCH_EVERY, cluster.TIMEOUT, cluster.BARRIER = 1, 3, 5
     workers = cluster.Cluster(addresses, int(task))
     workers.share(0)        # both are past their beginning
     time.sleep(2)

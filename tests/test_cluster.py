@@ -352,7 +352,7 @@ def test_ctrl_c_ends_the_waiting_for_a_hanging_worker(start_peers):
 def test_a_busy_worker_is_waited_for_until_the_second_signal(start_peers):
     first, _ = start_peers('reduce', 'hold the GIL')
     with pytest.raises(subprocess.TimeoutExpired):
-        first.wait(timeout=12)
+        first.wait(timeout=15)
     first.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):      # the first one waits for the step's end
         first.wait(timeout=5)
