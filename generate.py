@@ -197,7 +197,7 @@ def draw_all(generator, latents, labels, args):
 def slerp(a, b, count):
     """count vectors from a to b, both included, along the sphere (Shoemake 1985); [count, z_dim].
 
-    Between latents of the cube [-1, 1] about 8.5 % of the middle vector's numbers lie outside it.
+    Between latents of the cube [-1, 1] one in twelve of the middle one's numbers lies outside it.
     They are not clipped, as faces are better for it (docs/drawing.md). Between
     vectors that are parallel or opposite, where that has no one way, along the line.
     """

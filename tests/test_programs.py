@@ -682,9 +682,9 @@ def test_spherical_ways_keep_the_norm_and_end_where_they_should():
 
 
 def test_the_middle_of_a_walk_is_not_clipped_to_the_cube():
-    pairs = np.random.RandomState(0).uniform(-1, 1, (500, 2, 100))
+    pairs = np.random.RandomState(0).uniform(-1, 1, (2000, 2, 100))
     middles = np.array([generate.slerp(a, b, 3)[1] for a, b in pairs])
-    assert (np.abs(middles) > 1).mean() == pytest.approx(0.0856, abs=1e-4)     # README: 8.5 %
+    assert (np.abs(middles) > 1).mean() == pytest.approx(1 / 12, abs=0.002)     # as README says
 
 
 def test_a_walk_begins_and_ends_at_the_faces_of_its_seeds(home, tmp_path):
@@ -772,12 +772,12 @@ def test_what_is_drawn_differently_has_another_name(first, second, tmp_path):
         (tmp_path / f'faces_{name}_000123.png.part').write_text('')
 
 
-def test_a_name_of_any_length_is_written(home, tmp_path):
+def test_a_name_of_any_length_is_written(tmp_path):
     for ending in 'ab':
         name = str(tmp_path / ('é' * 100 + 'x' * 40 + ending + '.npy'))
-        np.save(name, np.random.RandomState(ord(ending)).uniform(-1, 1, (1, 100)))
-        run_here('generate.py', '--ckpt', home / 'model', '--out', 'out', '--latents', name,
-                 cwd=tmp_path)
+        z_dim = checkpoint.generator_facts(TINY)[1]
+        np.save(name, np.random.RandomState(ord(ending)).uniform(-1, 1, (1, z_dim)))
+        run_here('generate.py', '--ckpt', TINY, '--out', 'out', '--latents', name, cwd=tmp_path)
     first, second = sorted(os.listdir(str(tmp_path / 'out')))
     assert re.fullmatch('faces_é+x*_[0-9a-f]{8}.png', first)
     assert (pixels(tmp_path / 'out' / first) != pixels(tmp_path / 'out' / second)).any()
