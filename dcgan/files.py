@@ -22,13 +22,14 @@ REMOVED, OLD = '.removed', '.old'       # in such a folder: names to remove, wha
 
 
 @contextlib.contextmanager
-def atomic_write(path, shared=False):
+def atomic_write(path, shared=False, ending=''):
     """Yields a path to write to; the file there becomes `path` in one rename.
 
     An error leaves what was at `path`; an OSError names it. shared: whether other processes may
-    write the same file at the same time.
+    write the same file at the same time. ending: of the path to write to, for a library that tells
+    the format by it.
     """
-    partial = path + (partial_ending() if shared else '.part')
+    partial = path + (partial_ending() if shared else '.part') + ending
     try:
         yield partial
         os.replace(partial, path)

@@ -74,9 +74,9 @@ def write_mp4(path, frames, milliseconds):
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError):
         return False
-    with atomic_write(path) as partial:         # whose ending does not say what it is
+    with atomic_write(path, ending='.mp4') as partial:
         imageio.mimwrite(partial, frames, format='FFMPEG', fps=1000 / milliseconds,
-                         ffmpeg_log_level='error', output_params=['-f', 'mp4'])
+                         ffmpeg_log_level='error')
     return True
 
 

@@ -48,6 +48,14 @@ def test_auto_on_a_processor(monkeypatch, flags, precision):
     assert session.choose_precision('bfloat16') == ('bfloat16', 'as asked')
 
 
+@pytest.mark.skipif(OLD or not session.is_x86(), reason='oneDNN is in TensorFlow 2 for x86-64')
+def test_onednn_is_used_on_every_x86_processor():
+    program = 'from dcgan import session; session.set_up(); print(session.has_onednn())'
+    environment = dict(os.environ, PYTHONPATH=ROOT)
+    environment.pop('TF_ENABLE_ONEDNN_OPTS')
+    assert subprocess.check_output([sys.executable, '-c', program], env=environment) == b'True\n'
+
+
 @pytest.mark.skipif(OLD, reason='no bfloat16 in TensorFlow 1.15')
 def test_without_onednn_there_is_no_bfloat16():
     program = ('from dcgan import session; session.set_up(); '
