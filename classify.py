@@ -15,29 +15,30 @@ import sys
 
 import numpy as np
 
-from dcgan import augment, batches, checkpoint, cli, data, files, session
+from dcgan import augment, batches, cache, celeba, checkpoint, cli, datasets, files, session
+from dcgan.photographs import DataError
 
 IMAGE_SIZE, BATCH, LEARNING_RATE = 64, 128, 0.001
 FILTERS, FEATURES = (32, 64, 128, 256), 256
 
 
 def main(argv=None):
-    return cli.run(classify, parse(argv), {data.DataError: ''})
+    return cli.run(classify, parse(argv), {DataError: ''})
 
 
 def classify(args):
     # Before anything is trained: can it be written?
     cli.check_writable(args.out)
-    if checkpoint.is_one(args.out):
+    if checkpoint.exists(args.out):
         cli.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
 
     # data
     parts = {}
     for part in ('train', 'valid'):
-        source = data.find('celeba', args.data_dir, part)
+        source = datasets.find('celeba', args.data_dir, part)
         at_least = BATCH if part == 'train' else 1
-        photographs = data.load(source, IMAGE_SIZE, None, args.data_dir, at_least)
-        names, labels = data.attributes(source.folder, photographs.names)
+        photographs = cache.load(source, IMAGE_SIZE, None, args.data_dir, at_least)
+        names, labels = celeba.read_attributes(source.folder, photographs.names)
         parts[part] = photographs.images, labels
         print(f'{part:12} {len(labels):,} photographs, {len(names)} labels each')
 

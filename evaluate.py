@@ -27,7 +27,8 @@ import zlib
 import numpy as np
 
 import sampler
-from dcgan import checkpoint, cli, data, files, metrics, pictures, session
+from dcgan import cache, checkpoint, cli, datasets, files, metadata, metrics, pictures, session
+from dcgan.photographs import DataError
 
 MOST = 10000                # images a side, unless asked for otherwise
 FEWEST = 8
@@ -49,14 +50,14 @@ LABELS = {                  # '' is the image size or that of a pyramid's level
 
 def main(argv=None):
     return cli.run(evaluate, parse(argv), {
-        data.DataError: '', checkpoint.CheckpointError: '--ckpt '})
+        DataError: '', checkpoint.CheckpointError: '--ckpt '})
 
 
 def evaluate(args):
     # Before anything is measured: can it be written?
     if args.json:
         cli.check_writable(args.json)
-        if checkpoint.is_settings(args.json):
+        if checkpoint.is_metadata(args.json):
             cli.fail(f'--json {args.json}: is the settings of a checkpoint')
     if args.all or args.sheet:
         os.makedirs(args.out, exist_ok=True)
@@ -64,16 +65,16 @@ def evaluate(args):
     # what is compared with what
     newest = checkpoint.find(args.ckpt)
     cli.check_utf8('--ckpt', newest)
-    facts = checkpoint.settings(newest)
+    facts = metadata.read(newest)
     checkpoints = of_the_run(newest) if args.all else [(facts.get('step'), newest)]
     args.dataset = args.dataset or facts.get('settings', {'dataset': 'lfw'})['dataset']
-    source = data.find(args.dataset, args.data_dir)
+    source = datasets.find(args.dataset, args.data_dir)
     crop = find_crop(args.crop, facts, source, newest)
     graph_def = read_graph(args.inception) if args.inception else None
     labels_def = None
     if args.labels:
         labels_def, read_on_photographs = read_graph(args.labels), read_labels(args.labels)
-        known = checkpoint.labels_of(newest)[0]
+        known = metadata.read_labels(newest)[0]
         if not known:
             cli.fail(f'--labels {args.labels}: {newest} was trained without --attributes')
         for name in known:
@@ -83,10 +84,10 @@ def evaluate(args):
     by_labels = parse_graph(tf, labels_def, f'--labels {args.labels}')
     if by_features:
         args.input, args.output = tensors_of(by_features, args.input, args.output)
-    image_size = checkpoint.generator_facts(newest)[0]
-    photographs = data.load(source, image_size, crop, args.data_dir)
+    image_size = checkpoint.read_generator(newest)[0]
+    photographs = cache.load(source, image_size, crop, args.data_dir)
     if len(photographs.images) < 2 * FEWEST:
-        raise data.DataError(f'{source.folder}: {len(photographs.images)} photographs are too few '
+        raise DataError(f'{source.folder}: {len(photographs.images)} photographs are too few '
                              f'to compare with; at least {2 * FEWEST} are needed')
     count = min(args.num or min(MOST, len(photographs.images) // 2), len(photographs.images))
     floor_count = min(count, len(photographs.images) // 2)
@@ -167,7 +168,7 @@ def evaluate(args):
 def of_the_run(prefix):
     """[(step, prefix)] of all checkpoints of the run that prefix belongs to, by step."""
     name = checkpoint.STEP.sub('', os.path.basename(prefix))
-    found = checkpoint.of_run(os.path.dirname(prefix) or '.', name)
+    found = checkpoint.checkpoints_of(os.path.dirname(prefix) or '.', name)
     if not found:
         cli.fail(f'--all: {prefix} belongs to no run, its name ends in no step')
     return found
@@ -189,7 +190,7 @@ def find_held_out(args, source, photographs, crop):
     valid part, or None.
     """
     def load(found):
-        loaded = data.load(found, photographs.images.shape[1], crop, args.data_dir, FEWEST)
+        loaded = cache.load(found, photographs.images.shape[1], crop, args.data_dir, FEWEST)
         if loaded.crc32 == photographs.crc32:
             cli.fail(f'--held-out {args.held_out}: these are the photographs of --dataset '
                      f'{source.name}')
@@ -197,19 +198,19 @@ def find_held_out(args, source, photographs, crop):
 
     if args.held_out:
         try:
-            found = data.find(args.held_out, args.data_dir)
-        except data.DataError as error:
+            found = datasets.find(args.held_out, args.data_dir)
+        except DataError as error:
             cli.fail(str(error).replace('--dataset', '--held-out', 1))
         return found.name, load(found), None
     if args.dataset != 'celeba':
         return None
     try:
-        found = data.find('celeba', args.data_dir, 'test')
+        found = datasets.find('celeba', args.data_dir, 'test')
         images, others = load(found), None
-    except data.DataError:      # not there, or too few
+    except DataError:      # not there, or too few
         return None
-    with contextlib.suppress(data.DataError):
-        others = load(data.find('celeba', args.data_dir, 'valid'))
+    with contextlib.suppress(DataError):
+        others = load(datasets.find('celeba', args.data_dir, 'valid'))
     return found.name, images, others
 
 

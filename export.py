@@ -21,7 +21,7 @@ import sys
 import numpy as np
 
 import sampler
-from dcgan import checkpoint, cli, files, session
+from dcgan import checkpoint, cli, files, metadata, session
 
 CHECKED = (1, 15)       # images in each batch of the check
 # By the weights: what images may differ by, of [-1, 1], and the share of pixels that must keep to
@@ -64,7 +64,7 @@ def export(args):
             files.replacing(out) as folder:
         written = os.path.join(folder, os.path.basename(out))
         feeds = list(latents(generator))
-        with contextlib.nullcontext() if args.verbose else session.held_back_stderr():
+        with contextlib.nullcontext() if args.verbose else session.hidden_stderr():
             try:
                 write(generator, written, args.weights)
             except (OSError, tf.errors.OpError) as error:
@@ -119,7 +119,7 @@ def write_onnx(generator, path, weights):
         return add('Cast', name, to=TensorProto.FLOAT) if array.dtype == np.float16 else name
 
     variables = generator.sess.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)
-    arrays = generator.sess.run(checkpoint.by_name(variables))
+    arrays = generator.sess.run(checkpoint.variables_by_name(variables))
     z = generator.z_dim + len(generator.attributes)
     side = generator.image_size // 16
 
@@ -212,7 +212,7 @@ def facts(generator):
             'image_size': generator.image_size, 'z_dim': generator.z_dim,
             'attributes': generator.attributes,
             # Some of the training set's, from which what is not asked for can be drawn.
-            'labels': checkpoint.labels_to_text(generator.known_labels)}
+            'labels': metadata.labels_to_text(generator.known_labels)}
 
 
 # the check
@@ -263,9 +263,9 @@ def check_place(args, out):
         return
     if os.path.isdir(out) or args.out.endswith(os.sep):
         cli.fail(f'--out {args.out}: is a folder; {args.format} is a file')
-    if checkpoint.is_one(out):
+    if checkpoint.exists(out):
         cli.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
-    if checkpoint.is_settings(out):
+    if checkpoint.is_metadata(out):
         cli.fail(f'--out {args.out}: is the settings of a checkpoint')
     if os.path.exists(f'{out}.json') and not is_of_an_export(f'{out}.json'):
         cli.fail(f'--out {args.out}: {args.out}.json, which would be written over, is not that '

@@ -23,7 +23,7 @@ import sys
 import numpy as np
 
 import sampler
-from dcgan import checkpoint, cli, pictures, session
+from dcgan import checkpoint, cli, metadata, pictures, session
 from dcgan.files import atomic_write
 
 MAX_SHEET = 10000       # images on one sheet: at 64x64 a picture of 6400x6400
@@ -278,7 +278,7 @@ def write_each(folder, name, images, count):
 
 def check_attributes(prefix, args):
     """Ends with a sentence where what is asked for is not what the generator knows."""
-    known, _ = checkpoint.labels_of(prefix)
+    known, _ = metadata.read_labels(prefix)
     if args.seed and args.latents and not known:
         cli.fail(f'--seed has no effect on --latents FILE: {prefix} knows no attributes')
     if not known and (args.attributes or args.attribute_sheet):
@@ -290,7 +290,7 @@ def check_attributes(prefix, args):
 
 def describe(generator):
     """What was loaded and what it was trained on, in a line."""
-    facts = checkpoint.settings(generator.prefix)
+    facts = metadata.read(generator.prefix)
     what = f'{generator.prefix}: {generator.image_size}x{generator.image_size}'
     if generator.averaged:
         what += ', averaged weights'

@@ -1,9 +1,11 @@
-"""The original's losses, sigmoid cross entropy with G's in its non-saturating form, and others."""
+"""Losses: the original's, sigmoid cross entropy with G's non-saturating form, and critics'."""
+import collections
+
 import tensorflow.compat.v1 as tf
 
 
 def loss_d(d_real_logits, d_fake_logits, smooth=0):
-    """Photographs against 1 - smooth plus drawings against 0; logits [n, 1], the sum of two means.
+    """D's loss: real towards 1 - smooth plus fake towards 0; logits [n, 1], the sum of two means.
 
     Smoothing is one-sided (Salimans et al. 2016, section 3.4).
     """
@@ -11,28 +13,39 @@ def loss_d(d_real_logits, d_fake_logits, smooth=0):
 
 
 def loss_g(d_fake_logits):
-    """Drawings against 1 (Goodfellow et al. 2014, section 3); logits [n, 1], a mean."""
+    """G's loss: fake towards 1 (Goodfellow et al. 2014, section 3); logits [n, 1], a mean."""
     return _cross_entropy(d_fake_logits, 1)
 
 
 def critic_loss_d(d_real, d_fake):
-    """Mean on drawings less mean on photographs; values [n, 1] of any sign.
+    """A critic's loss: the mean of fake minus that of real; values [n, 1] of any sign.
 
-    Of a critic with slopes of at most 1 it is minus the Wasserstein distance of the two at best
+    For the best critic with slopes of at most 1 it is minus the Wasserstein distance of the two
     (Arjovsky et al. 2017, eq. 2).
     """
     return tf.reduce_mean(d_fake) - tf.reduce_mean(d_real)
 
 
 def critic_loss_g(d_fake):
-    """Minus the mean on drawings (Arjovsky et al. 2017, eq. 3); values [n, 1]."""
+    """G's loss under a critic: minus the mean of fake (Arjovsky et al. 2017, eq. 3); [n, 1]."""
     return -tf.reduce_mean(d_fake)
 
 
-def gradient_penalty(d_mixed, mixed):
-    """(‖∂D/∂x‖ - 1)² on images [n, h, w, c], a mean (Gulrajani et al. 2017, eq. 3).
+# A loss of --loss. d: (logits of real, of fake) -> D's loss. g: (logits of fake) -> G's loss.
+# critic: whether D outputs values of any sign, not probabilities.
+Loss = collections.namedtuple('Loss', 'd g critic')
 
-    mixed: what d_mixed [n, 1] was computed from, between photographs and drawings.
+# What a loss brings with it stands in dcgan/settings.py, by the same names.
+LOSSES = {
+    'gan': Loss(loss_d, loss_g, critic=False),
+    'wgan': Loss(critic_loss_d, critic_loss_g, critic=True),
+    'wgan-gp': Loss(critic_loss_d, critic_loss_g, critic=True)}
+
+
+def gradient_penalty(d_mixed, mixed):
+    """(‖∂D/∂x‖ - 1)² at images [n, h, w, c], a mean (Gulrajani et al. 2017, eq. 3).
+
+    mixed: the images between real and fake ones that d_mixed [n, 1] was computed from.
     """
     gradient, = tf.gradients(d_mixed, mixed)
     with tf.name_scope('gradient_penalty'):
@@ -45,7 +58,7 @@ def gradient_penalty(d_mixed, mixed):
 
 
 def r1(d_real_logits, images):
-    """‖∂D/∂x‖² / 2 on photographs [n, h, w, c], a mean (Mescheder et al. 2018, eq. 9)."""
+    """‖∂D/∂x‖² / 2 at real images [n, h, w, c], a mean (Mescheder et al. 2018, eq. 9)."""
     gradient, = tf.gradients(d_real_logits, images)
     return tf.reduce_mean(tf.reduce_sum(tf.square(gradient), [1, 2, 3])) / 2
 

@@ -3,7 +3,7 @@ import zlib
 
 import numpy as np
 
-from dcgan import checkpoint, pictures, session
+from dcgan import checkpoint, metadata, pictures, session
 
 
 class Sampler:
@@ -23,18 +23,18 @@ class Sampler:
         import tensorflow.compat.v1 as tf
 
         import models
-        import ops
+        from dcgan import convolutions
         self.prefix = prefix
-        self.image_size, self.z_dim, width, averaged = checkpoint.generator_facts(prefix)
-        self.attributes, self.known_labels = checkpoint.labels_of(prefix)
-        passed_on = checkpoint.settings(prefix).get('averaged') is True
+        self.image_size, self.z_dim, width, averaged = checkpoint.read_generator(prefix)
+        self.attributes, self.known_labels = metadata.read_labels(prefix)
+        passed_on = metadata.read(prefix).get('averaged') is True
         if passed_on and raw:
             raise checkpoint.CheckpointError(f'{prefix}: holds averaged weights alone, --raw has '
                                              'none to draw with')
         averaged = averaged and not raw
         self.averaged = averaged or passed_on
-        fast_for = 'float32' if session.has_onednn() and not plain else None
-        with tf.Graph().as_default() as graph, ops.fast_convolutions(fast_for):
+        with tf.Graph().as_default() as graph:
+            convolutions.tune('float32' if session.has_onednn() and not plain else None)
             sizes = {'noise': self.z_dim}
             if self.attributes:
                 sizes['labels'] = len(self.attributes)
@@ -43,7 +43,7 @@ class Sampler:
             self.g = models.generator(self.inputs['noise'], is_training=False,
                                       image_size=self.image_size, width=width,
                                       labels=self.inputs.get('labels'))
-            variables = checkpoint.by_name(tf.global_variables(), averaged)
+            variables = checkpoint.variables_by_name(tf.global_variables(), averaged)
             loader, self.saver = tf.train.Saver(variables), tf.train.Saver()
         self.sess = session.open_session(graph)
         checkpoint.restore(self.sess, loader, prefix, variables)

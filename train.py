@@ -25,393 +25,275 @@ import zlib
 
 import numpy as np
 
-from dcgan import checkpoint, cli, data, log, pictures, recorder, session, settings, signals
+from dcgan import (
+    cache,
+    checkpoint,
+    cli,
+    datasets,
+    log,
+    metadata,
+    pictures,
+    recorder,
+    run_dir,
+    session,
+    settings,
+    signals,
+)
 from dcgan.batches import Batches, rng, step_size
+from dcgan.photographs import DataError
+from dcgan.worker import SINGLE, ClusterError
 
-KEPT_LABELS = 1000      # rows of them that a checkpoint knows, to draw by
+KEPT_LABELS = 1000      # rows of the labels that a checkpoint keeps, to draw by
 LFW_COUNT = 13233
 
-# What is to be done. name: of the checkpoints, without the step. facts: the dict that goes beside
-# each of them. prefix: of the checkpoint that it goes on from at step, or None. unmeasured: whether
-# that one was stopped before it was measured. end: the last step.
-Plan = collections.namedtuple('Plan', 'name samples_dir settings facts step prefix unmeasured '
-                              'per_epoch end')
+# What is left to do. name: of the checkpoints, without the step. config: {name: value} of the
+# settings. metadata: of each checkpoint to come. prefix: of the checkpoint that the run resumes
+# from at step, or None. unmeasured: whether that one was not measured. end: the last step.
+RunPlan = collections.namedtuple('RunPlan', 'name samples_dir config metadata step prefix '
+                                 'unmeasured per_epoch end')
 
 
 def main(argv=None):
-    return cli.run(train, parse(argv), {data.DataError: '', checkpoint.CheckpointError: ''})
+    return cli.run(train, parse(argv), {
+        DataError: '', checkpoint.CheckpointError: '', ClusterError: ''})
 
 
 def train(args):
+    """Begins or resumes the run that the options describe; returns the exit code."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(signals.handled(signals.SAVE, lambda number: None))     # nothing yet
-        args.dataset = find_dataset(args)
+        # A scheduler's signal must not end the program before there is something to save.
+        stack.enter_context(signals.handled(signals.SAVE, lambda number: None))
+        args.dataset = run_dir.find_dataset(args)
         given = {name: value for name, value in vars(args).items() if value is not None}
         source = find_photographs(args)
-        name = find_run(args, f'dcgan_{source.name}')
-        above, folder = os.path.split(os.path.realpath(args.model_dir))
-        if folder == checkpoint.BEST and checkpoint.of_run(above, name):
-            cli.fail(f'--model-dir {args.model_dir}: the run in {above} keeps its best checkpoint '
-                     'there; a copy of it elsewhere goes on with --resume')
-        writes = args.task == 0 and not args.dry_run
-        if writes:
-            os.makedirs(args.model_dir, exist_ok=True)
-            stack.enter_context(checkpoint.lock(args.model_dir))
-            checkpoint.remove_leftovers(args.model_dir, name)
-        step, prefix = find_resume_checkpoint(args, name) if args.task == 0 else (0, None)
-        saved = read_metadata(prefix) if prefix else {}
-        vars(args).update(settings.merge_schedule(given, saved.get('schedule', {})))
-        samples_dir = args.samples_dir or os.path.join('samples', name)
-        if writes:
-            os.makedirs(samples_dir, exist_ok=True)
-            if not os.path.samefile(samples_dir, args.model_dir):
-                stack.enter_context(checkpoint.lock(samples_dir))
-        run = source, name, samples_dir, args, given, step, prefix, saved
-        if not args.cluster or args.dry_run:
-            return train_on(*run)
-        session.set_up(args.verbose, args.device)
-        from dcgan import cluster
-        try:
-            return train_on(*run, cluster.Cluster(args.cluster, args.task))
-        except cluster.ClusterError as error:
-            cli.fail(error)
+        run = stack.enter_context(run_dir.opened(args, source, given))
+        worker = SINGLE
+        if args.cluster and not args.dry_run:
+            session.set_up(args.verbose, args.device)
+            from dcgan import cluster
+            worker = cluster.Cluster(args.cluster, args.task)
+        step, saved = worker.all_gather([run.step, run.metadata])[0]
+
+        # settings
+        origin = run.prefix or "worker 0's checkpoint"
+        config = settings.merge(given, args.recipe, saved.get('settings', {}), origin)
+        if config['crop'] is None:
+            config['crop'] = source.crop
+        for name, value in config.items():
+            print(f'{name:16} {settings.format_setting(value)}')
+
+        # photographs
+        labels = datasets.find_labels(source, config['attributes'])
+        if args.dry_run:
+            return dry_run(args, source, labels, config, step, saved)
+        photographs = cache.load(source, config['image_size'], config['crop'], args.data_dir,
+                                 step_size(config))
+        images = photographs.images
+        data = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
+        sample_labels = {}
+        if labels is not None:
+            labels = labels[np.isin(source.names, photographs.names)]       # not of broken ones
+            data['labels_crc32'] = zlib.crc32(labels.tobytes())
+            sample_labels['labels'] = metadata.labels_to_text(labels[
+                rng(config['seed'], 0, 'labels').permutation(len(labels))[:KEPT_LABELS]])
+        worker.require_equal({
+            **{settings.option_name(name): settings.format_setting(value)
+               for name, value in config.items() if name != 'dataset'},
+            'the number of photographs': len(images), "the photographs' checksum": data['crc32'],
+            "the labels' checksum": data.get('labels_crc32')})
+        # The data set is compared by its pixels: its folder may have been renamed.
+        if {**saved.get('data', data), 'dataset': source.name} != data:
+            cli.fail(f'{source.folder} is not what {origin} was trained on: '
+                     f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
+                     'or other pixels or labels')
+
+        # steps
+        per_epoch, last_step, end = print_steps(args, source, len(images), config, step, saved)
+        worker.require_equal({'the last step': last_step})
+        # A run may have been stopped before its last checkpoint was measured, or its GIF made.
+        unmeasured = bool(saved) and 'figures' not in saved
+        if step >= last_step:
+            worker.barrier()            # worker 0 alone finishes the records
+            worker = SINGLE
+            if args.task or not unmeasured and os.path.exists(
+                    os.path.join(run.samples_dir, log.GIF)):
+                print('nothing left to do')
+                return 0
+        if args.task == 0:
+            print(f'{"checkpoints":16} {os.path.join(args.model_dir, run.name)}-<step>')
+            print(f'{"samples":16} {run.samples_dir}', flush=True)
+            run_dir.warn_of_removal(args, run.name)
+        details = {'run': saved.get('run') or uuid.uuid4().hex, 'settings': config, 'end': end,
+                   'schedule': {name: getattr(args, name) for name in settings.SCHEDULE},
+                   'data': data, 'computed_in': saved.get('computed_in'), **sample_labels}
+        plan = RunPlan(run.name, run.samples_dir, config, details, step, run.prefix, unmeasured,
+                       per_epoch, last_step)
+        return run_steps(plan, args, Batches(images, labels, config, args.task), worker)
 
 
-def train_on(source, name, samples_dir, args, given, step, prefix, saved, workers=None):
-    # run: the saved settings on --resume, else the defaults, under what was asked for
-    if workers:
-        step, saved = workers.share([step, saved])[0]
-    of = prefix or "worker 0's checkpoint"
-    run = settings.merge(given, args.recipe, saved.get('settings', {}), of)
-    if run['crop'] is None:
-        run['crop'] = source.crop
-    taken = step_size(run)      # images a step
-    for key, value in run.items():
-        print(f'{key:16} {settings.format_setting(value)}')
-
-    # data
-    labels = find_labels(source, run['attributes'])
-    if args.dry_run:
-        print_plan(args, source, len(source.names), taken, step, saved)
-        if args.sheet:
-            images = data.load(source, run['image_size'], run['crop'], args.data_dir,
-                               taken).images
-            batches = Batches(images, labels, run)
-            pictures.write(args.sheet, pictures.sheet(batches.real(step)))
-            print(args.sheet)
-        return 0
-    photographs = data.load(source, run['image_size'], run['crop'], args.data_dir,
-                            taken)
-    images = photographs.images
-    seen = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
-    described = {}
-    if labels is not None:
-        labels = labels[np.isin(source.names, photographs.names)]       # but for broken ones
-        seen['labels_crc32'] = zlib.crc32(labels.tobytes())
-        described['labels'] = checkpoint.labels_to_text(labels[
-            rng(run['seed'], 0, 'labels').permutation(len(labels))[:KEPT_LABELS]])
-    if workers:
-        workers.agree({
-            **{settings.option_name(key): settings.format_setting(value)
-               for key, value in run.items() if key != 'dataset'},
-            'the number of photographs': len(images), "the photographs' checksum": seen['crc32'],
-            "the labels' checksum": seen.get('labels_crc32')})
-    # The data set is compared by its pixels: its folder may have another name now.
-    if {**saved.get('data', seen), 'dataset': source.name} != seen:
-        cli.fail(f'{source.folder} is not what {of} was trained on: '
-                 f'{saved["data"]["photographs"]:,} photographs then, {len(images):,} now, '
-                 'or other pixels or labels')
-    per_epoch, last_step, end = print_plan(args, source, len(images), taken, step, saved)
-    if workers:
-        workers.agree({'the last step': last_step})
-        if step >= last_step:       # what is left to do is for worker 0 alone
-            workers.leave()
-            workers = None
-    # A run that was stopped after a checkpoint may have left it unmeasured, its last one without
-    # the GIF.
-    unmeasured = bool(saved) and 'figures' not in saved
-    gif = os.path.exists(os.path.join(samples_dir, log.GIF))
-    if step >= last_step and (args.task or gif and not unmeasured):
-        print('nothing left to do')
-        return 0
-    if args.task == 0:
-        print(f'{"checkpoints":16} {os.path.join(args.model_dir, name)}-<step>')
-        print(f'{"samples":16} {samples_dir}', flush=True)
-        say_what_goes(args, name)
-    facts = {'run': saved.get('run') or uuid.uuid4().hex, 'settings': run, 'end': end,
-             'schedule': {key: getattr(args, key) for key in settings.SCHEDULE},
-             'data': seen, 'computed_in': saved.get('computed_in'), **described}
-    plan = Plan(name, samples_dir, run, facts, step, prefix, unmeasured, per_epoch, last_step)
-    return run_steps(plan, args, Batches(images, labels, run, args.task), workers)
-
-
-def run_steps(plan, args, batches, workers=None):
+def run_steps(plan, args, batches, worker):
     """Trains from plan.step to plan.end or until a signal; returns the exit code."""
     # graph
-    run = plan.settings
-    tf = session.set_up(args.verbose, args.device, run['deterministic'])
+    config = plan.config
+    tf = session.set_up(args.verbose, args.device, config['deterministic'])
     precision = choose_precision(plan)
-    tuned_for = precision if session.has_onednn() and not run['plain_convolutions'] else None
+    tuned = session.has_onednn() and not config['plain_convolutions']
     import graph
-    model = graph.build(
-        fused_g_steps=run['g_steps'] if run['fused_step'] else 0, fast_for=tuned_for,
-        loss_scale=session.LOSS_SCALES[precision], label_count=len(run['attributes']),
-        workers=workers, **{key: run[key] for key in settings.OF_GRAPH})
+    model = graph.build(config, worker=worker, conv_precision=precision if tuned else None,
+                        loss_scale=session.LOSS_SCALES[precision])
     with model.graph.as_default():
         saver = tf.train.Saver(max_to_keep=args.max_to_keep)
-        variables = checkpoint.by_name(tf.global_variables())
+        variables = checkpoint.variables_by_name(tf.global_variables())
         initializer = tf.global_variables_initializer()
-        copy_first = workers and workers.copy_first(tf.global_variables())
-    if workers:
-        workers.agree({'what is computed in': precision, 'what kernels are for': tuned_for,
-                       'what is reduced': workers.reductions()})
+        broadcast = worker.broadcast(tf.global_variables())
+    worker.require_equal({'the precision': precision, 'the choice of kernels': tuned,
+                          'the graph': worker.reductions()})
     if batches.task == 0:
         saves = plan.end // args.save_every - plan.step // args.save_every
-        recorder.check_free_space(args, variables, saves + bool(plan.end % args.save_every),
-                                  len(checkpoint.of_run(args.model_dir, plan.name)))
+        run_dir.check_free_space(args, variables, saves + bool(plan.end % args.save_every), len(
+            checkpoint.checkpoints_of(args.model_dir, plan.name)))
         real_measures = recorder.measure_real(batches.images, batches.seed)
 
     with contextlib.ExitStack() as stack:
         # session
-        stack.enter_context(session.memory_errors_named(run['batch_size'], run['image_size']))
-        if workers:
-            stack.enter_context(workers.errors_named())
-        sess = stack.enter_context(session.open_session(model.graph, precision, workers))
-        stop, save = stack.enter_context(signals.received())
+        stack.enter_context(session.explained_memory_errors(config['batch_size'],
+                                                            config['image_size']))
+        stack.enter_context(worker.explained_errors())
+        sess = stack.enter_context(session.open_session(model.graph, precision, worker))
+        received_signals, save_requests = stack.enter_context(signals.received())
         prefetcher = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
         if plan.prefix:
             checkpoint.restore(sess, saver, plan.prefix, variables)
-            saver.recover_last_checkpoints([path for step, path in
-                                            checkpoint.of_run(args.model_dir, plan.name)
-                                            if step <= plan.step])
+            saver.recover_last_checkpoints([
+                path for step, path in checkpoint.checkpoints_of(args.model_dir, plan.name)
+                if step <= plan.step])
         else:
             sess.run(initializer)
-        if workers:
-            sess.run(copy_first, options=workers.run_options)
+        sess.run(broadcast, options=worker.run_options)
+        votes = []      # of the newest step: whether a worker was told to stop
+
+        def must_stop():
+            return worker.must_stop(received_signals, votes)
+
         records = None
         if batches.task == 0:
-            # Workers agree in the next step on whether one was asked to stop.
             records = stack.enter_context(contextlib.closing(recorder.Recorder(
-                tf, sess, model, saver, plan, args, batches, real_measures,
-                [] if workers else stop)))
+                tf, sess, model, saver, plan, args, batches, real_measures, must_stop)))
             if plan.unmeasured:
                 records.measure()
 
         # training loop
-        step, all_stop = plan.step, False
+        step = plan.step
         next_feeds = prefetcher.submit(batches.feeds, step, model)
-        while step < plan.end and not (all_stop if workers else stop):
+        while step < plan.end and not must_stop():
             feeds = next_feeds.result()
             next_feeds = prefetcher.submit(batches.feeds, step + 1, model)  # while this step runs
-            loss_d, loss_g, d_real, d_fake, all_stop = run_step(sess, model, run, feeds, stop,
-                                                                workers)
+            feeds[-1].update(worker.stop_feed(model, received_signals))
+            loss_d, loss_g, d_real, d_fake, votes[:] = run_step(sess, model, config, feeds, worker)
             step += 1
-            if workers and (step == plan.end or all_stop):
-                workers.leave()         # what is left to do is for worker 0 alone
+            if step == plan.end or votes and must_stop():
+                worker.barrier()        # worker 0 alone finishes the records
             recorder.check_finite([loss_d, loss_g], 'the loss is', step, (records or plan).prefix)
             if records:
-                records.after_step(step, loss_d, loss_g, d_real, d_fake, all_stop)
-                if save:
-                    save.clear()
+                records.after_step(step, loss_d, loss_g, d_real, d_fake)
+                if save_requests:
+                    save_requests.clear()
                     records.save(step)
+        stopped = bool(received_signals) or must_stop()
         if records:
             records.save(step)
-            if not (stop or all_stop):
+            if not stopped:
                 records.gif()
 
-    if stop or all_stop:
+    if stopped:
         print(f'stopped at step {step:,}' + (f' and saved {records.prefix}' if records else '')
               + '; --resume goes on', file=sys.stderr)
-        return 128 + (stop[0] if stop else signal.SIGTERM)
+        return 128 + (received_signals[0] if received_signals else signal.SIGTERM)
     if records:
         print(f'{records.prefix} is whole; python generate.py --ckpt '
               f'{shlex.quote(records.prefix)} draws from it')
     return 0
 
 
-def run_step(sess, model, run, feeds, stop, workers):
-    """One step: D's runs, then G's; returns (loss_d, loss_g, d_real, d_fake, all_stop).
-
-    stop: the signals that came to this worker. all_stop: whether one came to any of several.
-    """
-    of_d = [model.loss_d, model.d_real, model.d_fake]
-    options = None
-    if workers:
-        of_d.append(model.stopping)
-        options = workers.run_options
-        feeds[-1][model.stop] = bool(stop)
+def run_step(sess, model, config, feeds, worker):
+    """Runs one step, D's updates and then G's; returns (loss_d, loss_g, d_real, d_fake, votes)."""
+    fetches_d = [model.loss_d, model.d_real, model.d_fake, model.votes]
+    options = worker.run_options
     *others, feed = feeds
 
     # a critic learns from several batches
     for feed_d in others:
         sess.run(model.optimizer_d, feed_d, options)
-    if run['fused_step']:
-        _, loss_g, (loss_d, d_real, d_fake, *stopping) = sess.run(
-            [model.optimizer_g, model.loss_g, of_d], feed, options)
+    if config['fused_step']:
+        _, loss_g, (loss_d, d_real, d_fake, votes) = sess.run(
+            [model.optimizer_g, model.loss_g, fetches_d], feed, options)
     else:
         # D learns to tell real from fake
-        _, (loss_d, d_real, d_fake, *stopping) = sess.run([model.optimizer_d, of_d], feed, options)
+        _, (loss_d, d_real, d_fake, votes) = sess.run([model.optimizer_d, fetches_d], feed, options)
         # G learns to draw what the updated D takes for real
-        for _ in range(run['g_steps']):
+        for _ in range(config['g_steps']):
             _, loss_g = sess.run([model.optimizer_g, model.loss_g], feed, options)
-    return loss_d, loss_g, d_real, d_fake, bool(stopping and stopping[0])
+    return loss_d, loss_g, d_real, d_fake, votes
 
 
 def choose_precision(plan):
-    """What the run computes in, also printed and noted in plan.facts."""
-    asked = plan.settings['precision']
+    """The precision that the run computes in, also printed and noted in plan.metadata."""
+    asked = plan.config['precision']
     try:
         precision, why = session.choose_precision(asked)
     except ValueError as error:
         cli.fail(f'--precision {asked}: {error}')
-    before = plan.facts['computed_in']
+    before = plan.metadata['computed_in']
     if before not in (None, precision):
         why += f'; until step {plan.step:,} it was {before}'
-    plan.facts['computed_in'] = precision
+    plan.metadata['computed_in'] = precision
     print(f'{"computes in":16} {precision}: {why}', flush=True)
-    if plan.settings['sync_batch_norm'] and precision != 'float32':
+    if plan.config['sync_batch_norm'] and precision != 'float32':
         cli.fail(f'--precision {asked}: with --sync-batch-norm float32 only, as its statistics '
                  f'would be summed in {precision}')
     return precision
 
 
-def find_dataset(args):
-    """`--dataset` if given; with `--resume` the only run's dataset; otherwise LFW."""
-    if args.dataset or not args.resume:
-        return args.dataset or settings.DEFAULTS['dataset']
-    found = checkpoint.runs(args.model_dir)
-    if len(found) > 1:
-        cli.fail(f'--resume: {args.model_dir} holds more than one run, {", ".join(found)}; '
-                 '--dataset says which')
-    for name in found:
-        for _, prefix in reversed(checkpoint.of_run(args.model_dir, name)):
-            with contextlib.suppress(checkpoint.CheckpointError):   # what reads it says so
-                metadata = checkpoint.settings(prefix)
-                if metadata:
-                    return metadata['settings']['dataset']
-        if name[len('dcgan_'):] in data.DATASETS:
-            return name[len('dcgan_'):]
-        cli.fail(f'--resume: no checkpoint {name}-<step> in {args.model_dir} has metadata that '
-                 'says what it was trained on; --dataset does')
-    return settings.DEFAULTS['dataset']
-
-
-def find_run(args, name):
-    """The run that --resume goes on with; `name`, that of the data set, for a new one.
-
-    A data set's folder may have got another name: the only run there is of a folder is taken, and
-    refused later if the pixels differ.
-    """
-    found = checkpoint.runs(args.model_dir) if args.resume and args.task == 0 else []
-    if not found or name in found:
-        return name
-    of_folders = [run for run in found if run[len('dcgan_'):] not in data.DATASETS]
-    if args.dataset not in data.DATASETS and len(of_folders) == 1:
-        return of_folders[0]
-    cli.fail(f'--resume: {args.model_dir} holds no run of {args.dataset}, only '
-             f'{", ".join(found)}; without --resume a new run begins')
-
-
 def find_photographs(args):
-    """The Source of --dataset; LFW is fetched where there is no photograph of it."""
+    """The Source of --dataset; LFW is downloaded if none of its photographs is there."""
     try:
-        source = data.find(args.dataset, args.data_dir)
-    except data.DataError:
+        source = datasets.find(args.dataset, args.data_dir)
+    except DataError:
         if args.dataset != 'lfw' or args.dry_run:
             raise
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'download_lfw.py')
         code = subprocess.call([sys.executable, program, '--data-dir', args.data_dir])
         if code:
             sys.exit(code)      # it has said why
-        source = data.find(args.dataset, args.data_dir)
+        source = datasets.find(args.dataset, args.data_dir)
     if args.dataset == 'lfw' and len(source.names) != LFW_COUNT:
         print(f'{source.folder} holds {len(source.names):,} of the {LFW_COUNT:,} photographs')
     return source
 
 
-def find_resume_checkpoint(args, name):
-    """(step, prefix) of the newest whole checkpoint of this run, (0, None) for a new one."""
-    kept = checkpoint.of_run(args.model_dir, name)
-    best = checkpoint.of_run(os.path.join(args.model_dir, checkpoint.BEST), name)
-    if best and not kept:
-        cli.fail(f'{best[-1][1]} is all that is left of a run: a copy of it in another '
-                 '--model-dir goes on with --resume')
-    if kept and not args.resume:
-        cli.fail(f'{kept[-1][1]} is there already: --resume goes on from it, '
-                 'another --model-dir begins anew')
-    if args.resume and not kept:
-        print(f'no checkpoint {name}-<step> in {args.model_dir} yet: beginning at step 0')
-    if not kept:
-        return 0, None
-    session.set_up(args.verbose, args.device)       # to read them
-    # Those of the original program have no metadata; of this one's, what has none has lost it.
-    has_metadata = any(os.path.exists(prefix + '.json') for _, prefix in kept)
-    for step, prefix in reversed(kept):
-        if is_whole(prefix, has_metadata):
-            if not has_metadata:
-                print(f'{prefix}: has no metadata, so the run goes on with the options given and '
-                      'the defaults; the original program trained with --batch-size 100 '
-                      '--g-steps 2 --crop 0', file=sys.stderr)
-            return step, prefix
-    cli.fail(f'{args.model_dir}: none of the {len(kept)} checkpoints {name}-<step> is whole'
-             + (f'; a copy of {best[-1][1]} in another --model-dir goes on'
-                if best and is_whole(best[-1][1]) else ''))
+def dry_run(args, source, labels, config, step, saved):
+    """Prints the counts of a run, and writes the next step's photographs to --sheet."""
+    print_steps(args, source, len(source.names), config, step, saved)
+    if args.sheet:
+        images = cache.load(source, config['image_size'], config['crop'], args.data_dir,
+                            step_size(config)).images
+        pictures.write(args.sheet, pictures.sheet(Batches(images, labels, config).real(step)))
+        print(args.sheet)
+    return 0
 
 
-def is_whole(prefix, needs_metadata=True):
-    """Whether a checkpoint can be read; what keeps it from that is said."""
-    try:
-        checkpoint.verify(prefix)
-        if needs_metadata and not checkpoint.settings(prefix):
-            raise checkpoint.CheckpointError(f'{prefix}.json is missing')
-    except checkpoint.CheckpointError as error:
-        print(f'{error}: it is not used', file=sys.stderr)
-        return False
-    return True
-
-
-def read_metadata(prefix):
-    """The metadata of the checkpoint that a run goes on from, whose settings were checked."""
-    metadata = checkpoint.settings(prefix)
-    try:
-        for part in ('settings', 'schedule'):
-            settings.check_saved(metadata.get(part, {}))
-    except settings.SettingsError as error:
-        cli.fail(f'{prefix}.json: {error}')
-    return metadata
-
-
-def say_what_goes(args, name):
-    """Says how many checkpoints are removed where more are there than are to be kept."""
-    count = len(checkpoint.of_run(args.model_dir, name))
-    if args.max_to_keep and count > args.max_to_keep:
-        print(f'--max-to-keep {args.max_to_keep}: {count} checkpoints are in {args.model_dir}; '
-              f'the next save removes the oldest {count + 1 - args.max_to_keep}, --max-to-keep 0 '
-              'none', file=sys.stderr, flush=True)
-
-
-def find_labels(source, attributes):
-    """The photographs' labels, int8 [n, l] in the order of attributes; None without any."""
-    if not attributes:
-        return None
-    known, labels = data.attributes(source.folder, source.names)
-    for name in attributes:
-        cli.check_name('--attributes', name, known)
-    return labels[:, [known.index(name) for name in attributes]]
-
-
-def print_plan(args, source, count, step_size, step, saved):
+def print_steps(args, source, count, config, step, saved):
     """(steps an epoch, last step, {epochs, max_steps}), also printed.
 
-    A run that is resumed without a new end keeps the one it had.
+    A resumed run without --epochs and --max-steps keeps the end that it had.
     """
-    if count < step_size:
-        raise data.DataError(f'{source.folder}: {count:,} photographs are too few: '
-                             f'a step takes {step_size}')
+    if count < step_size(config):
+        raise DataError(f'{source.folder}: {count:,} photographs are too few: '
+                        f'a step takes {step_size(config)}')
     end = {'epochs': args.epochs, 'max_steps': args.max_steps}
     if not any(end.values()):
         end = saved.get('end', {'epochs': settings.EPOCHS, 'max_steps': None})
-    per_epoch = count // step_size
+    per_epoch = count // step_size(config)
     ends = [end.get('max_steps'), end.get('epochs') and end['epochs'] * per_epoch]
     last_step = min(steps for steps in ends if steps)
     print(f'{"photographs":16} {count:,} of {source.folder}: {per_epoch:,} steps an epoch')

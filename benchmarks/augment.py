@@ -22,7 +22,7 @@ sys.path.insert(0, ROOT)
 
 import train  # noqa: E402
 from dcgan import augment, batches, session  # noqa: E402
-from dcgan.settings import DEFAULTS, DIFFAUGMENT, OF_GRAPH  # noqa: E402
+from dcgan.settings import DEFAULTS, DIFFAUGMENT  # noqa: E402
 
 PHOTOGRAPHS = 1000
 MADE = 5            # batches of each turn that are made alone
@@ -44,8 +44,8 @@ class Run:
             self.p, self.sess = like.p, like.sess
             return
         import graph
-        self.p = graph.build(fused_g_steps=1, fast_for=precision if session.has_onednn() else None,
-                             **{key: self.settings[key] for key in OF_GRAPH})
+        self.p = graph.build(self.settings,
+                             conv_precision=precision if session.has_onednn() else None)
         with self.p.graph.as_default():
             initializer = tf.global_variables_initializer()
         self.sess = session.open_session(self.p.graph, precision)

@@ -67,7 +67,7 @@ def rate(draw, path, feed, batches):
     seconds = []
     for count in (1, 1 + batches):
         began = time.perf_counter()
-        with session.held_back_stderr():
+        with session.hidden_stderr():
             draw(path, [feed] * count)
         seconds.append(time.perf_counter() - began)
     return batches * len(feed['noise']) / (seconds[1] - seconds[0])

@@ -26,10 +26,10 @@ SIZE, CROP, BATCH, STEPS = 64, 150, 64, 60
 
 
 def draw_photographs(folder):
-    from dcgan import data
+    from dcgan import toy
     os.makedirs(folder)
     for number in range(DISTINCT):
-        face = data.draw_toy(f'face {number}').resize((250, 250))
+        face = toy.draw(f'face {number}').resize((250, 250))
         face.save(os.path.join(folder, f'{number:04d}.jpg'), quality=90)
 
 
@@ -46,13 +46,13 @@ def link(faces, folder, count):
 # what is measured, each in a process of its own
 
 def prepare(photographs, home, count):
-    from dcgan import data
-    data.load(data.find(photographs, home), SIZE, CROP, home)
+    from dcgan import cache, datasets
+    cache.load(datasets.find(photographs, home), SIZE, CROP, home)
 
 
 def epoch(photographs, home, count):
-    from dcgan import batches, data
-    images = data.load(data.find(photographs, home), SIZE, CROP, home).images
+    from dcgan import batches, cache, datasets
+    images = cache.load(datasets.find(photographs, home), SIZE, CROP, home).images
     for step in range(len(images) // BATCH):
         batches.scaled(batches.batch(images, BATCH, 0, step))
         batches.noise(0, step, BATCH, 100)

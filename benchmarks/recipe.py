@@ -27,7 +27,7 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import sampler  # noqa: E402
-from dcgan import checkpoint, data, pictures, session  # noqa: E402
+from dcgan import checkpoint, datasets, metadata, pictures, session  # noqa: E402
 from dcgan.settings import LOSSES  # noqa: E402
 
 # The original's settings, in the fastest way, with an average that changes nothing of the rest.
@@ -80,7 +80,7 @@ def trained_on(args):
     """
     if not args.photographs:
         return ['--dataset', args.dataset]
-    source = data.find(args.dataset, args.data_dir)
+    source = datasets.find(args.dataset, args.data_dir)
     folder = os.path.join(args.out, name_of_set(args))
     os.makedirs(folder, exist_ok=True)
     for number in range(args.photographs):
@@ -126,7 +126,7 @@ def evaluate(ckpt, args, raw):
     path = os.path.join(ckpt, name) if os.path.isdir(ckpt) else os.path.join(
         args.out, f'{args.dataset}-{os.path.basename(ckpt)}-{name}')
     network = ['--inception', args.network]
-    if checkpoint.labels_of(checkpoint.find(ckpt))[0]:
+    if metadata.read_labels(checkpoint.find(ckpt))[0]:
         network += ['--labels', args.network]
     if not os.path.exists(path) or network_of(path) != sha256(args.network):
         subprocess.check_call(

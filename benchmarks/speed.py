@@ -46,9 +46,11 @@ def dcgan(precision, size, fused, fast):
     import numpy as np
 
     from dcgan import session
+    from dcgan.settings import DEFAULTS
     tf = session.set_up()
     import graph
-    p = graph.build(size, fused_g_steps=int(fused), fast_for=precision if fast else None)
+    p = graph.build(dict(DEFAULTS, image_size=size, fused_step=fused),
+                    conv_precision=precision if fast else None)
     with p.graph.as_default():
         initializer = tf.global_variables_initializer()
     sess = session.open_session(p.graph, precision)

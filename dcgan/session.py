@@ -14,6 +14,7 @@ import tempfile
 import warnings
 
 from dcgan import checkpoint, cli, signals
+from dcgan.worker import SINGLE
 
 REWRITERS = {                                                  # of RewriterConfig
     'bfloat16': 'auto_mixed_precision_onednn_bfloat16',        # in TensorFlow 2, on a processor
@@ -21,7 +22,7 @@ REWRITERS = {                                                  # of RewriterConf
 # What losses are multiplied with for the gradients, so that float16 does not lose the small ones; a
 # power of 2, exact in binary. bfloat16 has float32's range.
 LOSS_SCALES = {'float32': 1, 'bfloat16': 1, 'float16': 1024}
-REWRITER_ON, REWRITER_OFF = 1, 2                               # of RewriterConfig.Toggle
+REWRITER_ON = 1                                                # of RewriterConfig.Toggle
 BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}                   # as /proc/cpuinfo names them
 TENSOR_CORES = (7, 0)                                          # from this compute capability on
 # CUDA's list of the GPUs to be used, as a scheduler sets it, before set_up narrows it; None: all.
@@ -51,7 +52,7 @@ def set_up(verbose=False, device=None, deterministic=False):
     # for the older Keras, which comes separately.
     os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
     if verbose:
-        with signals_put_off():
+        with delayed_signals():
             import tensorflow.compat.v1 as tf
     else:
         os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
@@ -60,7 +61,7 @@ def set_up(verbose=False, device=None, deterministic=False):
         # TensorFlow 1.15 reads the variable in time, and may have to say that the processor is
         # too old before it aborts.
         old = sys.version_info < (3, 8)
-        with signals_put_off(), contextlib.nullcontext() if old else held_back_stderr():
+        with delayed_signals(), contextlib.nullcontext() if old else hidden_stderr():
             import tensorflow.compat.v1 as tf
         tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
@@ -94,7 +95,7 @@ def visible_device(device):
 
 
 @contextlib.contextmanager
-def gpu_faults_named():
+def explained_gpu_faults():
     """Ends with a sentence where TensorFlow sees a GPU that it can't use."""
     import tensorflow.compat.v1 as tf
     try:
@@ -111,7 +112,7 @@ def gpu_faults_named():
 def has_gpu(compute_capability=None):
     """Whether TensorFlow sees a GPU, of that compute capability at least, (major, minor)."""
     import tensorflow.compat.v1 as tf
-    with gpu_faults_named():
+    with explained_gpu_faults():
         return tf.test.is_gpu_available(min_cuda_compute_capability=compute_capability)
 
 
@@ -164,29 +165,26 @@ def _processor_flags():
         return set()
 
 
-def open_session(graph, precision='float32', workers=None):
-    """A tf.Session, in the cluster.Cluster where there is one; gpu_faults_named holds in it.
+def open_session(graph, precision='float32', worker=SINGLE):
+    """A tf.Session of a worker, whose runs explain faults of the GPU.
 
-    But for float32 TensorFlow's graph rewriter casts what multiplies matrices. Variables, batch
+    Below float32, TensorFlow's graph rewriter casts the inputs of matrix products. Variables, batch
     norm's statistics and Adam stay float32.
     """
     import tensorflow.compat.v1 as tf
-    config = workers.config() if workers else tf.ConfigProto()
+    config = worker.config()
     if precision in REWRITERS:
         rewrite = config.graph_options.rewrite_options
         setattr(rewrite, REWRITERS[precision], REWRITER_ON)
-        if workers:
-            # Else it makes _FusedConv2D of bfloat16, which a server refuses before oneDNN's own
-            # pass would have turned it into an op that is there.
-            rewrite.remapping = REWRITER_OFF
-    with gpu_faults_named():
-        sess = tf.Session(workers.target if workers else '', graph, config)
-    sess.run = gpu_faults_named()(sess.run)     # some faults show in the first kernel only
+        rewrite.remapping = worker.remapping
+    with explained_gpu_faults():
+        sess = tf.Session(worker.target, graph, config)
+    sess.run = explained_gpu_faults()(sess.run)     # some faults show in the first kernel only
     return sess
 
 
 @contextlib.contextmanager
-def memory_errors_named(batch_size, image_size):
+def explained_memory_errors(batch_size, image_size):
     """Ends the program with a sentence where TensorFlow has no memory left, as on most GPUs."""
     import tensorflow.compat.v1 as tf
     try:
@@ -197,7 +195,7 @@ def memory_errors_named(batch_size, image_size):
 
 
 @contextlib.contextmanager
-def signals_put_off():
+def delayed_signals():
     """Lets signals that end a program come at the end of the block only.
 
     While TensorFlow is imported an exception from outside may end as another one, or nowhere.
@@ -212,7 +210,7 @@ def signals_put_off():
 
 
 @contextlib.contextmanager
-def held_back_stderr():
+def hidden_stderr():
     """Keeps what C++ writes to standard error from being seen, unless the block raises.
 
     TensorFlow 2.21 logs before it reads TF_CPP_MIN_LOG_LEVEL, so while it is imported only the

@@ -142,12 +142,6 @@ BY_NAME = {option.name: option for option in OPTIONS}
 DEFAULTS = {option.name: option.default for option in OPTIONS if option.on_resume == SAME}
 SCHEDULE = {option.name: option.default for option in OPTIONS if option.on_resume == KEPT}
 
-# The settings that graph.build takes.
-OF_GRAPH = ('image_size', 'z_dim', 'lr', 'lr_d', 'beta1', 'init', 'average', 'diffaugment',
-            'smooth', 'instance_noise', 'spectral_norm', 'r1', 'condition', 'loss', 'optimizer',
-            'beta2', 'clip', 'gradient_penalty', 'norm_d', 'd_steps', 'sync_batch_norm', 'seed')
-
-
 class SettingsError(ValueError):
     """Settings that no run has; the message names them."""
 

@@ -10,10 +10,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 
-import options  # noqa: E402
-import trainer  # noqa: E402
-
-from dcgan import session  # noqa: E402
+from dcgan import cli, session, signals  # noqa: E402
 
 
 def main(arguments):
@@ -22,8 +19,8 @@ def main(arguments):
     from dcgan import cluster
     # Else the tests would take minutes.
     cluster.WATCH_EVERY, cluster.TIMEOUT, cluster.BARRIER = 1, 3, 5
-    workers = cluster.Cluster(addresses, int(task))
-    workers.share(0)        # both are past their beginning
+    worker = cluster.Cluster(addresses, int(task))
+    worker.all_gather(0)        # both are past their beginning
     time.sleep(2)
     print('ready', flush=True)
     if what == 'stop':
@@ -31,16 +28,16 @@ def main(arguments):
     elif what == 'hold the GIL':
         re.match('(a|aa)+b', 'a' * 1000)        # in C, and longer than any test
     elif what == 'gather':
-        workers.share(0)
+        worker.all_gather(0)
     elif what == 'reduce':                      # as in a step of training
-        reduced = workers.mean([tf.ones([1])])
-        with trainer.stop_signals(), workers.errors_named(), session.open_session(
-                tf.get_default_graph(), workers=workers) as sess:
-            sess.run(reduced, options=workers.run_options)
+        reduced = worker.all_reduce_mean([tf.ones([1])])
+        with signals.received(), worker.explained_errors(), session.open_session(
+                tf.get_default_graph(), worker=worker) as sess:
+            sess.run(reduced, options=worker.run_options)
     elif what == 'barrier':
-        workers.leave()
+        worker.barrier()
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(options.run(main, sys.argv[1:], {}))
+    sys.exit(cli.run(main, sys.argv[1:], {}))

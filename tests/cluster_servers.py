@@ -15,12 +15,12 @@ from dcgan import session  # noqa: E402
 
 def main(ports):
     session.set_up()
-    from dcgan import cluster
+    from dcgan import server
     servers = []
     for port in map(int, ports):
         print(f'next: {port}', flush=True)
         sys.stdin.readline()
-        servers.append(cluster.start_server([('127.0.0.1', port)], 0, None))
+        servers.append(server.start_server([('127.0.0.1', port)], 0, None))
         print('started', flush=True)
     before = len(os.listdir('/proc/self/fd'))
     sys.stdin.readline()

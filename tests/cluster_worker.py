@@ -18,7 +18,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'
 import train  # noqa: E402
 from dcgan import session  # noqa: E402
 from dcgan.batches import Batches  # noqa: E402
-from dcgan.settings import DEFAULTS, OF_GRAPH  # noqa: E402
+from dcgan.settings import DEFAULTS  # noqa: E402
+from dcgan.worker import SINGLE  # noqa: E402
 
 
 def main(name, steps, batch_size, settings, task=0, *addresses):
@@ -28,20 +29,18 @@ def main(name, steps, batch_size, settings, task=0, *addresses):
     task = int(task)
     settings = dict(DEFAULTS, image_size=32, batch_size=int(batch_size),
                     workers=len(addresses or [0]), **json.loads(settings))
-    workers = cluster.Cluster(list(addresses), task) if addresses else None
+    worker = cluster.Cluster(list(addresses), task) if addresses else SINGLE
     images = np.random.RandomState(0).randint(0, 256, (600, 32, 32, 3), np.uint8)
-    p = graph.build(width=2, workers=workers,
-                    fused_g_steps=settings['g_steps'] if settings['fused_step'] else 0,
-                    **{key: settings[key] for key in OF_GRAPH})
+    model = graph.build(settings, width=2, worker=worker)
     batches = Batches(images, None, settings, task)
-    with p.graph.as_default():
+    with model.graph.as_default():
         initializer = tf.global_variables_initializer()
-        copy_first = workers and workers.copy_first(tf.global_variables())
+        broadcast = worker.broadcast(tf.global_variables())
         variables = {v.op.name: v for v in tf.global_variables()}
-    with session.open_session(p.graph, workers=workers) as sess:
-        if workers:
+    with session.open_session(model.graph, worker=worker) as sess:
+        if addresses:
             sess.run([] if task else initializer)
-            sess.run(copy_first, options=workers.run_options)
+            sess.run(broadcast, options=worker.run_options)
             np.savez(f'{name}-0', **sess.run(variables))
         else:
             with np.load('worker0-0.npz') as values:
@@ -49,11 +48,12 @@ def main(name, steps, batch_size, settings, task=0, *addresses):
                     variable.load(values[key], sess)
         steps = [int(step) for step in steps.split(',')]
         for step in range(max(steps)):
-            train.run_step(sess, p, settings, batches.feeds(step, p), [], workers)
+            feeds = batches.feeds(step, model)
+            feeds[-1].update(worker.stop_feed(model, []))
+            train.run_step(sess, model, settings, feeds, worker)
             if step + 1 in steps:
                 np.savez(f'{name}-{step + 1}', **sess.run(variables))
-        if workers:
-            workers.leave()
+        worker.barrier()
 
 
 if __name__ == '__main__':

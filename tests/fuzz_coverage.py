@@ -24,17 +24,15 @@ import numpy as np  # noqa: E402
 if __name__ == '__main__':
     import atheris
     watched = atheris.instrument_imports(
-        include=['PIL', 'dcgan.data', 'generate', 'dcgan.cli', 'zipfile'])
+        include=['PIL', 'dcgan.cache', 'dcgan.celeba', 'dcgan.datasets', 'dcgan.photographs',
+                 'generate', 'dcgan.cli', 'zipfile'])
 else:                   # test_fuzz.py does without it
     watched = contextlib.nullcontext()
 with watched:
     from PIL import Image
 
     import generate
-    from dcgan import (
-        cli,
-        data,  # found by the line above
-    )
+    from dcgan import cache, celeba, cli, datasets, photographs  # found by the line above
 
 Z_DIM = 3
 NAMES = ['a.jpg', 'b.jpg']
@@ -59,15 +57,15 @@ def text(content):
 def photographs(content, folder):
     """Any file is a photograph or named as broken."""
     write(folder, 'faces/x.jpg', content)
-    return load(data.find(os.path.join(folder, 'faces')), 'x.jpg', content, folder)
+    return load(datasets.find(os.path.join(folder, 'faces')), 'x.jpg', content, folder)
 
 
 def archive(content, folder):
     """Any zip holds photographs, good or named as broken, or is refused."""
     path = write(folder, 'celeba/img_align_celeba.zip', content)
     try:
-        source = data.find('celeba', folder)
-    except data.DataError as error:
+        source = datasets.find('celeba', folder)
+    except photographs.DataError as error:
         assert path in str(error) or os.path.dirname(path) in str(error)
         return None
     return load(source, source.names[0], content, folder)
@@ -78,8 +76,8 @@ def load(source, first, content, folder):
     source = source._replace(identity=hashlib.sha256(content).hexdigest())
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
-            found = data.load(source, 8, data_dir=folder)
-        except data.DataError as error:
+            found = cache.load(source, 8, data_dir=folder)
+        except photographs.DataError as error:
             assert 'broken' in str(error)
             if len(source.names) == 1:
                 assert f'left out, broken: {cli.printable(first)} (' in said.getvalue()
@@ -93,8 +91,8 @@ def labels(content, folder):
     for ending in ('txt', 'csv'):
         path = write(folder, f'labels_{ending}/list_attr_celeba.{ending}', content)
         try:
-            known, values = data.attributes(os.path.dirname(path), NAMES)
-        except data.DataError as error:
+            known, values = celeba.read_attributes(os.path.dirname(path), NAMES)
+        except photographs.DataError as error:
             assert path in str(error)
             return None
         assert values.shape == (2, len(known)) and set(values.flat) <= {-1, 1} and known
@@ -106,11 +104,11 @@ def partition(content, folder):
     for ending in ('txt', 'csv'):
         path = write(folder, f'partition_{ending}/list_eval_partition.{ending}', content)
         try:
-            parts, _ = data._partition(os.path.dirname(path))
-        except data.DataError as error:
+            parts, _ = celeba.read_partition(os.path.dirname(path))
+        except photographs.DataError as error:
             assert path in str(error)
             return None
-        assert set(parts.values()) <= set(data.PARTS.values())
+        assert set(parts.values()) <= set(celeba.PARTS.values())
     return parts
 
 
@@ -182,7 +180,7 @@ def image(format, **save):
 
 def images():
     exif = Image.Exif()
-    exif[data.ORIENTATION] = 6
+    exif[photographs.ORIENTATION] = 6
     palette = Image.new('P', (9, 9), 3)
     palette.putpalette([9, 99, 199] * 256)
     file = io.BytesIO()

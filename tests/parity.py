@@ -22,7 +22,7 @@ import tensorflow.compat.v1 as tf  # noqa: E402
 from tensorflow.python.framework import test_util  # noqa: E402
 
 import formula  # noqa: E402  needs the path above
-import graph  # noqa: E402
+import graphs  # noqa: E402
 import recording  # noqa: E402
 
 # Smallest cosine of two right updates, over the 16 elements in a summary. Seen: 0.998. One of them
@@ -39,7 +39,7 @@ def load_json(name):
 
 def record(width, **options):
     """All recorded arrays of the project's own graph; options go to graph.build."""
-    p = graph.build(width=width, **options)
+    p = graphs.build(width=width, **options)
     with p.graph.as_default():
         gradients = {'grads_d': tf.gradients(p.loss_d, p.vars_d),
                      'grads_g': tf.gradients(p.loss_g, p.vars_g)}

@@ -13,6 +13,7 @@ from PIL import Image
 
 import parity
 from conftest import ROOT
+from dcgan import checkpoint
 
 TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
 TOY = ['--dataset', 'toy', '--image-size', '32', '--batch-size', '16']
@@ -90,6 +91,11 @@ def rows(path):
 def pixels(path):
     with Image.open(str(path)) as image:
         return np.asarray(image)
+
+
+def steps_of(folder, name='dcgan_toy'):
+    """The steps of a run's checkpoints in a folder."""
+    return [step for step, _ in checkpoint.checkpoints_of(str(folder), name)]
 
 
 def tensors(prefix):

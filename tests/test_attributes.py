@@ -10,7 +10,7 @@ import generate
 import plain_celeba
 import sampler
 from conftest import ROOT
-from dcgan import checkpoint
+from dcgan import checkpoint, metadata
 from running import pixels, refused_here, run, run_here
 
 SMALL = ['--dataset', 'celeba', '--image-size', 32, '--batch-size', 16, '--log-every', 50]
@@ -92,7 +92,7 @@ def test_a_generator_passed_on_knows_its_attributes(home):
     run_here('generate.py', '--ckpt', 'passed', '--out', 'b', '--batch-size', 7, cwd=home)
     a, b = (pixels(home / folder / 'faces_seed0.png').astype(int) for folder in 'ab')
     assert np.abs(a - b).max() <= 1     # rounding may differ with the size of the batch
-    names, rows = checkpoint.labels_of(str(home / 'passed' / 'dcgan_celeba'))
+    names, rows = metadata.read_labels(str(home / 'passed' / 'dcgan_celeba'))
     assert names == ['Red', 'Light'] and rows.shape == (255, 2)
     listed = np.loadtxt(str(home / 'datasets' / 'celeba' / 'list_attr_celeba.txt'), int,
                         skiprows=2, usecols=(3, 1))
@@ -131,7 +131,7 @@ def test_what_can_not_be_asked(home, tmp_path):
     facts['labels'][3] = '+'
     (tmp_path / 'dcgan-1.json').write_text(json.dumps(facts))
     with pytest.raises(checkpoint.CheckpointError, match='its labels are not those of its attr'):
-        checkpoint.labels_of(str(tmp_path / 'dcgan-1'))
+        metadata.read_labels(str(tmp_path / 'dcgan-1'))
     path = home / 'datasets' / 'celeba' / 'list_attr_celeba.txt'
     before = path.read_text()
     lines = before.splitlines()

@@ -4,8 +4,7 @@ import types
 import numpy as np
 import pytest
 
-import graph
-import test_graph
+import graphs
 from dcgan import batches, recorder
 from dcgan.settings import DEFAULTS
 
@@ -43,12 +42,12 @@ def test_augmentation_is_a_function_of_seed_and_step():
 
 
 def recalibrate(p, sess, steps, **settings):
-    """Runs Keeper.recalibrate after each of these steps; it needs no more of a run than this."""
-    settings = dict(DEFAULTS, **settings)
-    keeper = types.SimpleNamespace(model=p, sess=sess, settings=settings, recalibrated_step=None,
-                                   batches=batches.Batches(IMAGES, LABELS, settings))
+    """Runs Recorder.recalibrate after each of these steps; it needs no more of a run than this."""
+    config = dict(DEFAULTS, **settings)
+    records = types.SimpleNamespace(model=p, sess=sess, config=config, recalibrated_step=None,
+                                    batches=batches.Batches(IMAGES, LABELS, config))
     for step in steps:
-        recorder.Recorder.recalibrate(keeper, step)
+        recorder.Recorder.recalibrate(records, step)
 
 
 def test_recalibration_feeds_each_batch_once_whenever_a_step_is_new():
@@ -71,14 +70,14 @@ def test_recalibration_feeds_each_batch_once_whenever_a_step_is_new():
 
 
 def test_recalibration_takes_batches_enough():
-    p = graph.build(average=0.9, **test_graph.SMALL)
-    sess, _ = test_graph.started(p)
+    p = graphs.build(average=0.9, **graphs.SMALL)
+    sess, _ = graphs.started(p)
     with sess:
-        many = test_graph.recalibrated(p, sess, [batches.noise(1, number, 64, 100)
+        many = graphs.recalibrated(p, sess, [batches.noise(1, number, 64, 100)
                                                  for number in range(400)])
         recalibrate(p, sess, [1])
         names = [name for name in many if 'variance' in name]
-        found = sess.run([test_graph.variables(p)[name] for name in names])
+        found = sess.run([graphs.variables(p)[name] for name in names])
     errors = [value / many[name] - 1 for name, value in zip(names, found)]
     # Seen: 0.0140; of 17 batches 0.0148, of 10 0.019.
     assert np.sqrt(np.mean(np.concatenate(errors) ** 2)) < 0.0145

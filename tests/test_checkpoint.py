@@ -9,8 +9,9 @@ import tensorflow.compat.v1 as tf
 
 import models
 import parity
-from dcgan import checkpoint
+from dcgan import checkpoint, metadata, run_dir
 from dcgan.files import write_json
+from running import steps_of
 
 TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
 
@@ -70,9 +71,9 @@ def test_of_run_takes_its_own_whole_ones_by_step(tmp_path):
         place(tmp_path, name)
     place(tmp_path, 'dcgan_lfw-300')
     os.remove(str(tmp_path / 'dcgan_lfw-300.data-00000-of-00001'))
-    assert checkpoint.of_run(str(tmp_path), 'dcgan_lfw') == [
+    assert checkpoint.checkpoints_of(str(tmp_path), 'dcgan_lfw') == [
         (20, str(tmp_path / 'dcgan_lfw-20')), (100, str(tmp_path / 'dcgan_lfw-100'))]
-    assert checkpoint.of_run(str(tmp_path / 'none'), 'dcgan_lfw') == []
+    assert checkpoint.checkpoints_of(str(tmp_path / 'none'), 'dcgan_lfw') == []
 
 
 def test_what_is_not_there_is_named(tmp_path):
@@ -88,16 +89,16 @@ def test_what_is_not_there_is_named(tmp_path):
 
 
 def test_sizes_are_read_off_the_original_checkpoint():
-    assert checkpoint.generator_facts(TINY) == (64, 100, 2, False)
-    assert checkpoint.settings(TINY) == {}
+    assert checkpoint.read_generator(TINY) == (64, 100, 2, False)
+    assert metadata.read(TINY) == {}
 
 
 def restore_generator(prefix):
-    image_size, z_dim, width, _ = checkpoint.generator_facts(prefix)
+    image_size, z_dim, width, _ = checkpoint.read_generator(prefix)
     with tf.Graph().as_default(), tf.Session() as sess:
         g = models.generator(tf.zeros([1, z_dim]), False, image_size, width)
         checkpoint.restore(sess, tf.train.Saver(), prefix,
-                           checkpoint.by_name(tf.global_variables()))
+                           checkpoint.variables_by_name(tf.global_variables()))
         return sess.run(g)
 
 
@@ -135,17 +136,17 @@ def write(prefix, **variables):
 def test_a_foreign_checkpoint_is_named(tmp_path):
     foreign = write(str(tmp_path / 'resnet'), conv1=[3, 3])
     with pytest.raises(checkpoint.CheckpointError, match='resnet: holds no generator'):
-        checkpoint.generator_facts(foreign)
+        checkpoint.read_generator(foreign)
     other_size = write(str(tmp_path / 'big'), generator__dense__kernel=[100, 16 * 16 * 512],
                        generator__g__kernel=[5, 5, 3, 64])
     with pytest.raises(checkpoint.CheckpointError, match='big: its generator draws 256x256, which'):
-        checkpoint.generator_facts(other_size)
+        checkpoint.read_generator(other_size)
     for number, (first, last) in enumerate([([100], [5, 5, 3, 64]), ([100, 8192, 1], [5, 5, 3, 64]),
                                             ([100, 8192], []), ([100, 8192], [5, 5, 3, 0])]):
         shapeless = write(str(tmp_path / f'shapeless{number}'), generator__dense__kernel=first,
                           generator__g__kernel=last)
         with pytest.raises(checkpoint.CheckpointError, match=r'\d: holds no generator'):
-            checkpoint.generator_facts(shapeless)
+            checkpoint.read_generator(shapeless)
     in_part = write(str(tmp_path / 'part'), generator__dense__kernel=[100, 4 * 4 * 16],
                     generator__g__kernel=[5, 5, 3, 2])
     with pytest.raises(checkpoint.CheckpointError, match='part: is of another network'):
@@ -159,7 +160,7 @@ def test_shapes_are_compared_before_they_are_restored(tmp_path):
         with pytest.raises(checkpoint.CheckpointError,
                            match=r'dcgan: is of another network \(v is \[2, 3\] there, \[3, 2\]'):
             checkpoint.restore(sess, tf.train.Saver(), prefix,
-                           checkpoint.by_name(tf.global_variables()))
+                           checkpoint.variables_by_name(tf.global_variables()))
 
 
 @pytest.mark.parametrize('content', [
@@ -170,7 +171,7 @@ def test_settings_of_something_else_are_named(tmp_path, content):
     text = content if isinstance(content, str) else json.dumps(content)
     (tmp_path / 'dcgan-1.json').write_text(text)
     with pytest.raises(checkpoint.CheckpointError, match=r'dcgan-1\.json(:| can| holds)'):
-        checkpoint.settings(str(tmp_path / 'dcgan-1'))
+        metadata.read(str(tmp_path / 'dcgan-1'))
 
 
 @pytest.mark.parametrize('attributes, labels', [
@@ -180,11 +181,11 @@ def test_labels_of_something_else_are_named(tmp_path, attributes, labels):
     write_json(str(tmp_path / 'dcgan.json'), dict(
         FACTS, settings=dict(FACTS['settings'], attributes=attributes), labels=labels))
     with pytest.raises(checkpoint.CheckpointError, match=r'dcgan\.json: its labels are not those'):
-        checkpoint.labels_of(str(tmp_path / 'dcgan'))
+        metadata.read_labels(str(tmp_path / 'dcgan'))
 
 
 def test_a_pattern_in_a_path_is_refused(tmp_path):
-    for function in (checkpoint.find, lambda path: checkpoint.of_run(path, 'dcgan')):
+    for function in (checkpoint.find, lambda path: checkpoint.checkpoints_of(path, 'dcgan')):
         with pytest.raises(checkpoint.CheckpointError, match=r'TensorFlow takes \*, \? and \['):
             function(str(tmp_path / 'model[1]'))
 
@@ -208,7 +209,7 @@ def test_save_keeps_settings_beside_what_saver_keeps(tmp_path):
             facts = dict(FACTS, step=step)
             prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', step, facts)
     assert prefix == str(tmp_path / 'dcgan_toy-3')
-    assert checkpoint.settings(prefix) == dict(facts, format=checkpoint.FORMAT)
+    assert metadata.read(prefix) == dict(facts, format=metadata.FORMAT)
     assert sorted(os.listdir(str(tmp_path))) == ['checkpoint'] + [
         f'dcgan_toy-{step}.{ending}' for step in (2, 3)
         for ending in ('data-00000-of-00001', 'index', 'json')] + ['dcgan_toy-notes.json']
@@ -217,7 +218,7 @@ def test_save_keeps_settings_beside_what_saver_keeps(tmp_path):
 
 def test_of_those_so_far_the_newest_are_kept(tmp_path):
     def steps():
-        return [step for step, _ in checkpoint.of_run(str(tmp_path), 'dcgan_toy')]
+        return steps_of(tmp_path)
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.get_variable('v', [2])
         sess.run(tf.global_variables_initializer())
@@ -238,8 +239,8 @@ def test_the_best_is_kept_beside_what_saver_keeps(tmp_path):
             sess.run(step.assign(number))
             prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', number,
                                      dict(FACTS, step=number))
-            checkpoint.record_metrics(prefix, 'dcgan_toy', {'swd': swd})
-    assert [step for step, _ in checkpoint.of_run(str(tmp_path), 'dcgan_toy')] == [4]
+            run_dir.record_metrics(prefix, 'dcgan_toy', {'swd': swd})
+    assert steps_of(tmp_path) == [4]
     best = str(tmp_path / 'best')
     assert sorted(os.listdir(best)) == [
         'dcgan_toy-2.data-00000-of-00001', 'dcgan_toy-2.index', 'dcgan_toy-2.json']
@@ -258,9 +259,9 @@ def test_what_was_not_measured_or_is_damaged_is_not_the_best(tmp_path):
                                      dict(FACTS, step=number))
             if number == 7:
                 (tmp_path / 'best' / 'dcgan_toy-5.index').write_bytes(b'')
-            checkpoint.record_metrics(prefix, 'dcgan_toy', {'swd': swd})
+            run_dir.record_metrics(prefix, 'dcgan_toy', {'swd': swd})
             kept = {4: 4, 5: 5, 6: 5, 7: 7}[number]
-            assert [step for step, _ in checkpoint.of_run(str(tmp_path / 'best'), 'dcgan_toy')] == [
+            assert steps_of(tmp_path / 'best') == [
                 kept]
     assert not os.path.exists(unmeasured + '.index')
 
@@ -271,6 +272,6 @@ def test_the_best_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'link', link)
     prefix = place(tmp_path, 'dcgan_toy-1')
     write_json(prefix + '.json', FACTS)
-    checkpoint.record_metrics(prefix, 'dcgan_toy', {'swd': 3.0})
-    assert checkpoint.settings(prefix)['figures'] == {'swd': 3.0}
+    run_dir.record_metrics(prefix, 'dcgan_toy', {'swd': 3.0})
+    assert metadata.read(prefix)['figures'] == {'swd': 3.0}
     assert checkpoint.find(str(tmp_path / 'best')) == str(tmp_path / 'best' / 'dcgan_toy-1')

@@ -18,7 +18,7 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 
 from conftest import ROOT, costly
-from dcgan import cluster, data
+from dcgan import cache, cluster, datasets
 from dcgan.cluster import HELLO
 from running import refused, refused_here, rows, tensors
 
@@ -58,7 +58,7 @@ def start_all(tmp_path_factory):
     Each has a command and folders of its own, with photographs that were decoded once.
     """
     decoded = tmp_path_factory.mktemp('datasets')
-    data.load(data.find('toy'), 32, data_dir=str(decoded))
+    cache.load(datasets.find('toy'), 32, data_dir=str(decoded))
     return functools.partial(start_workers, decoded)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcgan import batches, data
+from dcgan import batches, cache, celeba, datasets, photographs
+from dcgan.photographs import DataError
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -31,7 +32,8 @@ def fill(folder, count, ending='jpg', prefix='p'):
 
 
 def load(dataset, tmp_path, **options):
-    return data.load(data.find(str(dataset), str(tmp_path)), 8, data_dir=str(tmp_path), **options)
+    source = datasets.find(str(dataset), str(tmp_path))
+    return cache.load(source, 8, data_dir=str(tmp_path), **options)
 
 
 # one photograph
@@ -40,10 +42,10 @@ def test_the_middle_square_scaled_with_pillow_bilinear():
     pixels = np.random.RandomState(0).randint(0, 256, (50, 80, 3)).astype(np.uint8)
     image = Image.fromarray(pixels)
     expected = image.crop((15, 0, 65, 50)).resize((16, 16), Image.BILINEAR)
-    assert (data.square(image, 16) == np.asarray(expected)).all()
+    assert (photographs.square(image, 16) == np.asarray(expected)).all()
     expected = image.crop((25, 10, 55, 40)).resize((16, 16), Image.BILINEAR)
-    assert (data.square(image, 16, crop=30) == np.asarray(expected)).all()
-    assert (data.square(image, 16, crop=500) == data.square(image, 16)).all()
+    assert (photographs.square(image, 16, crop=30) == np.asarray(expected)).all()
+    assert (photographs.square(image, 16, crop=500) == photographs.square(image, 16)).all()
 
 
 def test_as_the_original_scales_the_values():
@@ -57,7 +59,7 @@ def colours_of(image, **options):
     """The colours that an image saved and read again comes out with, corner and middle."""
     file = io.BytesIO()
     image.save(file, **options)
-    out = data.square(Image.open(io.BytesIO(file.getvalue())), 8)
+    out = photographs.square(Image.open(io.BytesIO(file.getvalue())), 8)
     assert out.shape == (8, 8, 3) and out.dtype == np.uint8
     return out[0, 0].tolist(), out[4, 4].tolist()
 
@@ -96,7 +98,7 @@ def test_a_photograph_turned_by_exif_stands_upright():
         exif[0x0112] = orientation         # upright; turned by 180, 270 and 90 degrees
         file = io.BytesIO()
         image.save(file, format='PNG', exif=exif.tobytes())
-        out = data.square(Image.open(io.BytesIO(file.getvalue())), 8)
+        out = photographs.square(Image.open(io.BytesIO(file.getvalue())), 8)
         assert out[corner].tolist() == list(RED) and out[opposite].tolist() == list(GREEN)
 
 
@@ -110,7 +112,7 @@ def test_any_folder_recursive_and_sorted(tmp_path):
     fill(folder, 1, 'BMP', prefix='y')
     fill(folder / '.hidden', 1)
     (folder / 'notes.txt').write_text('no photograph')
-    source = data.find(str(folder), str(tmp_path))
+    source = datasets.find(str(folder), str(tmp_path))
     assert source.names == ['a/deep/p000.JPEG', 'b/p000.png', 'b/p001.png', 'y000.BMP',
                             'z000.webp']
     assert (source.name, source.crop) == ('my_faces', 0)
@@ -125,7 +127,7 @@ def test_a_linked_folder_is_entered_once(tmp_path):
     fill(tmp_path / 'elsewhere', 1, prefix='q')
     os.symlink(str(tmp_path / 'elsewhere'), str(folder / 'link'))
     os.symlink(str(folder), str(folder / 'loop'))
-    assert data.find(str(folder)).names == ['link/q000.jpg', 'p000.jpg']
+    assert datasets.find(str(folder)).names == ['link/q000.jpg', 'p000.jpg']
 
 
 @pytest.mark.parametrize('dataset, message', [
@@ -136,12 +138,12 @@ def test_a_linked_folder_is_entered_once(tmp_path):
 def test_nothing_found(tmp_path, dataset, message):
     (tmp_path / 'empty').mkdir()
     dataset = str(tmp_path / 'empty') if dataset == 'EMPTY' else dataset
-    with pytest.raises(data.DataError, match=message):
-        data.find(dataset, str(tmp_path))
+    with pytest.raises(DataError, match=message):
+        datasets.find(dataset, str(tmp_path))
 
 
 def test_too_few_for_a_batch(tmp_path):
-    with pytest.raises(data.DataError, match='3 photographs are too few: at least 4 are'):
+    with pytest.raises(DataError, match='3 photographs are too few: at least 4 are'):
         load(fill(tmp_path / 'faces', 3), tmp_path, at_least=4)
 
 
@@ -161,7 +163,7 @@ def test_more_than_one_percent_broken(tmp_path):
     folder = fill(tmp_path / 'faces', 97)
     for name, content in (('a.png', b''), ('b.jpg', b'GIF89a, but not really')):
         (folder / name).write_bytes(content)
-    with pytest.raises(data.DataError, match='faces: 2 of 99 photographs are broken, more than 1'):
+    with pytest.raises(DataError, match='faces: 2 of 99 photographs are broken, more than 1'):
         load(folder, tmp_path)
 
 
@@ -173,14 +175,14 @@ def test_more_than_one_percent_broken(tmp_path):
 
 @pytest.mark.parametrize('number', [errno.EMFILE, errno.EIO])
 def test_a_machine_at_its_limits_is_no_broken_photograph(tmp_path, number):
-    source = data.find(str(fill(tmp_path / 'faces', 300)))
+    source = datasets.find(str(fill(tmp_path / 'faces', 300)))
 
     def read(name):
         raise OSError(number, os.strerror(number))
     with pytest.raises(OSError, match=f'{os.strerror(number)}: .p000.jpg'):
-        data.load(source._replace(read=read), 8, data_dir=str(tmp_path))
+        cache.load(source._replace(read=read), 8, data_dir=str(tmp_path))
     assert os.listdir(str(tmp_path / 'cache')) == []
-    assert len(data.load(source, 8, data_dir=str(tmp_path)).images) == 300
+    assert len(cache.load(source, 8, data_dir=str(tmp_path)).images) == 300
 
 
 # the cache
@@ -208,7 +210,7 @@ def test_two_runs_remove_what_is_outdated(tmp_path, monkeypatch):
     def after_another(path):
         remove(path)
         remove(path)
-    monkeypatch.setattr(data.os, 'remove', after_another)
+    monkeypatch.setattr(photographs.os, 'remove', after_another)
     photograph(colour=RED).save(str(folder / 'p001.jpg'))
     assert load(folder, tmp_path).crc32 != first.crc32
     assert not os.path.exists(first.path)
@@ -265,7 +267,7 @@ def test_photographs_that_are_smaller_than_the_crop_are_counted(tmp_path, capsys
 
 def test_lfw_is_cropped_to_150(tmp_path):
     fill(tmp_path / 'lfw' / 'Some_One', 2)
-    source = data.find('lfw', str(tmp_path))
+    source = datasets.find('lfw', str(tmp_path))
     assert (source.crop, source.names[0]) == (150, 'Some_One/p000.jpg')
 
 
@@ -273,7 +275,7 @@ def test_lfw_is_cropped_to_150(tmp_path):
                                      ['img_align_celeba', 'img_align_celeba']])
 def test_celeba_as_a_folder(tmp_path, folders):
     fill(tmp_path.joinpath('celeba', *folders), 2)
-    source = data.find('celeba', str(tmp_path))
+    source = datasets.find('celeba', str(tmp_path))
     assert (len(source.names), source.crop, source.name) == (2, 178, 'celeba')
 
 
@@ -292,9 +294,9 @@ def test_celeba_as_the_zip(tmp_path):
 def test_a_picture_beside_the_zip_does_not_hide_it(tmp_path):
     test_celeba_as_the_zip(tmp_path)
     fill(tmp_path / 'celeba', 1, prefix='preview')
-    assert len(data.find('celeba', str(tmp_path)).names) == 4
+    assert len(datasets.find('celeba', str(tmp_path)).names) == 4
     fill(tmp_path / 'celeba' / 'img_align_celeba', 5)
-    assert len(data.find('celeba', str(tmp_path)).names) == 6
+    assert len(datasets.find('celeba', str(tmp_path)).names) == 6
 
 
 @pytest.mark.parametrize('name, content', [
@@ -304,32 +306,32 @@ def test_a_picture_beside_the_zip_does_not_hide_it(tmp_path):
 def test_celeba_is_trained_on_its_train_part(tmp_path, capsys, name, content):
     fill(tmp_path / 'celeba' / 'img_align_celeba', 4)
     (tmp_path / 'celeba' / name).write_text(content)
-    found = {part: data.find('celeba', str(tmp_path), part) for part in data.PARTS}
+    found = {part: datasets.find('celeba', str(tmp_path), part) for part in celeba.PARTS}
     # What the file leaves out is trained on.
     assert capsys.readouterr().err == (f'{tmp_path / "celeba" / name}: has no line for 1 of 4 '
                                        'photographs, which are trained on\n')
     assert {part: source.names for part, source in found.items()} == {
         'train': ['img_align_celeba/p000.jpg', 'img_align_celeba/p003.jpg'],
         'valid': ['img_align_celeba/p001.jpg'], 'test': ['img_align_celeba/p002.jpg']}
-    assert [found[part].name for part in data.PARTS] == ['celeba', 'celeba_valid', 'celeba_test']
+    assert [found[part].name for part in celeba.PARTS] == ['celeba', 'celeba_valid', 'celeba_test']
     # The parts' arrays stay side by side.
-    paths = [data.load(source, 8, data_dir=str(tmp_path)).path for source in found.values()]
+    paths = [cache.load(source, 8, data_dir=str(tmp_path)).path for source in found.values()]
     assert all(os.path.exists(path) for path in paths) and len(set(paths)) == 3
 
 
 def test_a_part_that_is_not_there_is_named(tmp_path):
     fill(tmp_path / 'celeba', 1)
     (tmp_path / 'celeba' / 'list_eval_partition.txt').write_text('p000.jpg 1\n')
-    with pytest.raises(data.DataError, match='none of its 1 photographs is of the part train'):
-        data.find('celeba', str(tmp_path))
+    with pytest.raises(DataError, match='none of its 1 photographs is of the part train'):
+        datasets.find('celeba', str(tmp_path))
     (tmp_path / 'celeba' / 'list_eval_partition.txt').write_text('')
-    with pytest.raises(data.DataError, match='txt: has no line for any .*, not for p000.jpg'):
-        data.find('celeba', str(tmp_path))
-    with pytest.raises(data.DataError, match='--dataset toy: has no part valid'):
-        data.find('toy', str(tmp_path), 'valid')
+    with pytest.raises(DataError, match='txt: has no line for any .*, not for p000.jpg'):
+        datasets.find('celeba', str(tmp_path))
+    with pytest.raises(DataError, match='--dataset toy: has no part valid'):
+        datasets.find('toy', str(tmp_path), 'valid')
     (tmp_path / 'celeba' / 'list_eval_partition.txt').write_text('p000.jpg 0\n<html>\n')
-    with pytest.raises(data.DataError, match="partition.txt, line 2: should be .* not '<html>'"):
-        data.find('celeba', str(tmp_path))
+    with pytest.raises(DataError, match="partition.txt, line 2: should be .* not '<html>'"):
+        datasets.find('celeba', str(tmp_path))
 
 
 LABELS = {'txt': '3\r\nSmiling Male\r\np000.jpg  1 -1\r\np001.jpg -1  1\r\np002.jpg -1 -1\r\n',
@@ -339,10 +341,11 @@ LABELS = {'txt': '3\r\nSmiling Male\r\np000.jpg  1 -1\r\np001.jpg -1  1\r\np002.
 @pytest.mark.parametrize('ending', ['txt', 'csv'])
 def test_labels_of_the_photographs_asked_for(tmp_path, ending):
     (tmp_path / f'list_attr_celeba.{ending}').write_text(LABELS[ending])
-    names, labels = data.attributes(str(tmp_path), ['a/p002.jpg', 'a/p000.jpg'])
+    names, labels = celeba.read_attributes(str(tmp_path), ['a/p002.jpg', 'a/p000.jpg'])
     assert names == ['Smiling', 'Male']
     assert labels.dtype == np.int8 and labels.tolist() == [[-1, -1], [1, -1]]
-    _, labels = data.attributes(str(tmp_path), ['a/p001.jpg', 'b/p001.jpg'])      # a copy beside it
+    # one is a copy
+    _, labels = celeba.read_attributes(str(tmp_path), ['a/p001.jpg', 'b/p001.jpg'])
     assert labels.tolist() == [[-1, 1]] * 2
 
 
@@ -357,13 +360,13 @@ def test_labels_of_the_photographs_asked_for(tmp_path, ending):
 def test_labels_that_cannot_be_read_are_named(tmp_path, content, message):
     if content is not None:
         (tmp_path / 'list_attr_celeba.txt').write_text(content)
-    with pytest.raises(data.DataError, match=message):
-        data.attributes(str(tmp_path), ['p000.jpg'])
+    with pytest.raises(DataError, match=message):
+        celeba.read_attributes(str(tmp_path), ['p000.jpg'])
 
 
 def test_celeba_missing_says_which_file_and_where(tmp_path):
-    with pytest.raises(data.DataError) as error:
-        data.find('celeba', str(tmp_path))
+    with pytest.raises(DataError) as error:
+        datasets.find('celeba', str(tmp_path))
     assert 'img_align_celeba.zip' in str(error.value)
     assert str(tmp_path / 'celeba') in str(error.value)
 
@@ -377,8 +380,8 @@ def test_celeba_missing_says_which_file_and_where(tmp_path):
 def test_celeba_zip_that_is_none(tmp_path, content, message):
     (tmp_path / 'celeba').mkdir()
     (tmp_path / 'celeba' / 'img_align_celeba.zip').write_bytes(content)
-    with pytest.raises(data.DataError, match=message):
-        data.find('celeba', str(tmp_path))
+    with pytest.raises(DataError, match=message):
+        datasets.find('celeba', str(tmp_path))
 
 
 def test_toy_is_the_same_everywhere(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 
 import evaluate
 from conftest import ROOT
-from dcgan import data, metrics
+from dcgan import cache, datasets, metrics, toy
 from running import refused, run
 
 FIGURES = ['swd', 'swd_32', 'swd_16', 'ms_ssim']
@@ -26,7 +26,7 @@ def home(tmp_path_factory):
     for name, count in (('faces', 240), ('others', 40)):
         (folder / name).mkdir()
         for number in range(count):
-            data.draw_toy(f'{name} {number}').save(str(folder / name / f'{number:03d}.png'))
+            toy.draw(f'{name} {number}').save(str(folder / name / f'{number:03d}.png'))
     run('train.py', '--dataset', 'faces', '--image-size', 32, '--batch-size', 16, '--max-steps', 4,
         '--save-every', 2, cwd=folder)
     with tf.Graph().as_default() as graph:
@@ -53,7 +53,7 @@ def evaluated(tmp_path, *arguments):
 
 
 def photographs(name='faces'):
-    return data.load(data.find(name), 32, 0).images[:]
+    return cache.load(datasets.find(name), 32, 0).images[:]
 
 
 def refusal(capsys, *arguments):
@@ -222,8 +222,9 @@ def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
         f.write(''.join(f'{number:06d}.png 1\n' for number in range(32, 44)))
     found = evaluated(here, *arguments)
     # The valid part is what samples would be that are no copies.
-    parts = [metrics.thumbnails(data.load(data.find('celeba', str(here), part), 32, 178, str(here),
-                                          8).images) for part in ('valid', 'train', 'test')]
+    sources = [datasets.find('celeba', str(here), part) for part in ('valid', 'train', 'test')]
+    parts = [metrics.thumbnails(cache.load(source, 32, 178, str(here), 8).images)
+             for source in sources]
     assert found['floor']['copies'] == metrics.copied_share(*parts)[0]
     assert found['protocol']['photographs'] == 20 and found['protocol']['crop'] == 178
     assert found['protocol']['held_out'] == {'dataset': 'celeba_test', 'photographs': 12}

@@ -49,9 +49,9 @@ def asked(tmp_path_factory):
     with tf.Graph().as_default() as graph, tf.Session() as sess:
         models.generator(tf.placeholder(tf.float32, [None, Z]), False, SIZE, WIDTH,
                          labels=tf.placeholder(tf.float32, [None, len(NAMES)]))
-        variables = checkpoint.by_name(tf.global_variables())
+        variables = checkpoint.variables_by_name(tf.global_variables())
         saved = {}
-        for ending in ('', checkpoint.AVERAGE):
+        for ending in ('', checkpoint.EMA_SUFFIX):
             for name, variable in variables.items():
                 shape = variable.shape.as_list()
                 value = (rng.uniform(0.5, 2, shape) if name.endswith('variance') else
@@ -71,12 +71,13 @@ def asked(tmp_path_factory):
 
 def drawn(prefix, feeds, averaged):
     """Images by a session of the test's own."""
-    size, z, width, _ = checkpoint.generator_facts(prefix)
+    size, z, width, _ = checkpoint.read_generator(prefix)
     with tf.Graph().as_default(), tf.Session() as sess:
         inputs = {name: tf.placeholder(tf.float32, [None, value.shape[1]])
                   for name, value in feeds[0].items()}
         images = models.generator(inputs['noise'], False, size, width, inputs.get('labels'))
-        tf.train.Saver(checkpoint.by_name(tf.global_variables(), averaged)).restore(sess, prefix)
+        variables = checkpoint.variables_by_name(tf.global_variables(), averaged)
+        tf.train.Saver(variables).restore(sess, prefix)
         return [sess.run(images, {inputs[name]: feed[name] for name in feed}) for feed in feeds]
 
 

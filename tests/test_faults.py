@@ -20,7 +20,7 @@ import tensorflow.compat.v1 as tf
 import export
 import train
 from conftest import ROOT, costly
-from dcgan import checkpoint, files, recorder
+from dcgan import checkpoint, files, recorder, run_dir
 from running import TOY, refused, refused_here, rows, run, run_here, started, tensors
 
 SEEDS = range(int(os.environ.get('RUNS', '1')))
@@ -89,7 +89,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(command, whole, tmp_path, seed)
             process.send_signal(signal.SIGKILL)
             process.communicate()
         killed += process.returncode == -signal.SIGKILL
-        for _, prefix in checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy'):
+        for _, prefix in checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy'):
             checkpoint.verify(prefix)
     assert killed >= 2      # the last one may come too late
     run(*command, cwd=tmp_path)
@@ -154,7 +154,7 @@ def test_resume_falls_back_to_the_checkpoint_before(command, whole, another):
     assert f'{os.path.join("model", "dcgan_toy-12")}: is damaged' in err
     assert ': it is not used' in err
     assert_same_run(another, whole)
-    for _, prefix in checkpoint.of_run(str(another / 'model' / 'best'), 'dcgan_toy'):
+    for _, prefix in checkpoint.checkpoints_of(str(another / 'model' / 'best'), 'dcgan_toy'):
         checkpoint.verify(prefix)
 
 
@@ -163,7 +163,7 @@ def test_where_all_are_damaged_none_is_taken(command, another):
         if name.endswith('.index'):
             (another / 'model' / name).write_bytes(b'nothing')
     best = another / 'model' / 'best'
-    (_, prefix), = checkpoint.of_run(str(best), 'dcgan_toy')
+    (_, prefix), = checkpoint.checkpoints_of(str(best), 'dcgan_toy')
     damage(best / os.path.basename(prefix), 'newer')        # of a newer version: not ours to remove
     before = sorted(os.listdir(str(best)))
     _, err = run(*command, cwd=another, code=2)
@@ -180,10 +180,10 @@ def test_a_second_run_is_kept_out(command, tmp_path):
         assert f'model: another run trains into it (process {process.pid} on ' in message
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    assert checkpoint.LOCK in os.listdir(str(tmp_path / 'model'))
-    with checkpoint.lock(str(tmp_path / 'model')):      # a killed run keeps nobody out
+    assert run_dir.LOCK in os.listdir(str(tmp_path / 'model'))
+    with run_dir.lock(str(tmp_path / 'model')):      # a killed run keeps nobody out
         pass
-    assert checkpoint.LOCK not in os.listdir(str(tmp_path / 'model'))
+    assert run_dir.LOCK not in os.listdir(str(tmp_path / 'model'))
 
 
 @pytest.mark.parametrize('number, code, sentence', [
@@ -207,7 +207,7 @@ def test_what_a_killed_save_left_is_removed(tmp_path):
     others = ['dcgan_lfw-4.index.tempstate123', 'dcgan_toy-4.index', 'my.json.part', 'notes']
     for name in left + others:
         (tmp_path / name).write_bytes(b'half')
-    checkpoint.remove_leftovers(str(tmp_path), 'dcgan_toy')
+    run_dir.remove_leftovers(str(tmp_path), 'dcgan_toy')
     assert sorted(os.listdir(str(tmp_path))) == others
 
 
@@ -288,11 +288,11 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
             _, err = process.communicate(timeout=120)
         assert process.returncode == 2, err
         assert err.splitlines()[-1].startswith('error: ') and 'are needed' not in err, err
-        step, prefix = checkpoint.of_run(str(full), 'dcgan_toy')[-1]
+        step, prefix = checkpoint.checkpoints_of(str(full), 'dcgan_toy')[-1]
         checkpoint.verify(prefix)
         (full / 'other').unlink()
         run(*command, cwd=tmp_path)
-        assert checkpoint.of_run(str(full), 'dcgan_toy')[-1][0] == 12
+        assert checkpoint.checkpoints_of(str(full), 'dcgan_toy')[-1][0] == 12
 
 
 @costly
@@ -321,7 +321,7 @@ def test_without_file_handles_the_last_checkpoint_is_left(command, whole, tmp_pa
     assert process.returncode == 2, err
     assert err.splitlines()[-1].endswith(os.strerror(errno.EMFILE)), err
     assert 'Traceback' not in err
-    checkpoint.verify(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
+    checkpoint.verify(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
     run(*command, cwd=tmp_path)
     assert_same_run(tmp_path, whole)
 
@@ -336,7 +336,7 @@ def test_a_folder_deleted_under_a_run(command, tmp_path):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 2
     assert 'Traceback' not in err and err.splitlines()[-1].startswith('error: ')
-    checkpoint.verify(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
+    checkpoint.verify(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
 
 
 # A program whose process is killed right after its n-th rename.
@@ -403,7 +403,7 @@ def test_data_without_an_index_is_removed_by_the_run_that_goes_on(another):
     others = another / 'model' / 'dcgan_lfw-16.data-00000-of-00001'
     for path in (data, best, others):
         path.write_bytes(b'left by a kill')
-    checkpoint.remove_leftovers(str(another / 'model'), 'dcgan_toy')
+    run_dir.remove_leftovers(str(another / 'model'), 'dcgan_toy')
     assert [path.exists() for path in (data, best, others)] == [False, False, True]
-    for _, prefix in checkpoint.of_run(str(another / 'model'), 'dcgan_toy'):
+    for _, prefix in checkpoint.checkpoints_of(str(another / 'model'), 'dcgan_toy'):
         checkpoint.verify(prefix)

@@ -1,5 +1,4 @@
 """What goes beyond the original's graph: averaged weights, penalties, noise, other optimizers."""
-import inspect
 import types
 
 import numpy as np
@@ -7,49 +6,18 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import formula
-import graph
 import losses
 import models
 import ops
 import recording
-from dcgan import session
-from dcgan.checkpoint import AVERAGE
-from dcgan.settings import BY_NAME, DEFAULTS, LOSSES, OF_GRAPH
+from dcgan import session, variants
+from dcgan.checkpoint import EMA_SUFFIX
+from dcgan.settings import BY_NAME, LOSSES
+from dcgan.worker import SINGLE
+from graphs import SMALL, build, recalibrated, started, values, variables
 
-SMALL = {'image_size': 32, 'width': 4}
 WGAN, WGAN_GP = ({key: value for key, value in dict(LOSSES[loss], loss=loss).items()
                   if key != 'd_steps'} for loss in ('wgan', 'wgan-gp'))
-
-
-def started(p, step=0):
-    """(session with the golden figures' initial values, feed of a training step)."""
-    sess = tf.Session(graph=p.graph)
-    by_name = variables(p)
-    # What the golden figures have no rule for begins as TensorFlow has it.
-    values = {name: np.full(v.shape.as_list(), float(name.endswith(('/RMSProp', '/gamma'))))
-              if '/RMSProp' in name or name.endswith('/gamma') else
-              formula.initial_value(name.replace(AVERAGE, '').replace('/u', '/kernel'),
-                                    v.shape.as_list()) for name, v in by_name.items()}
-    sess.run([v.initializer for v in by_name.values()],
-             {v.initializer.inputs[1]: values[name] for name, v in by_name.items()})
-    feed = recording.feed(p, 1, True, size=32)
-    if p.step is not None:
-        feed[p.step] = step
-    if p.labels is not None:
-        shape = len(feed[p.noise]), p.labels.shape.as_list()[1]
-        feed[p.labels] = np.random.RandomState(0).choice([-1, 1], shape)
-    return sess, feed
-
-
-def variables(p):
-    with p.graph.as_default():
-        return {v.op.name: v for v in tf.global_variables()}
-
-
-def values(p, sess):
-    """{name: value} of all variables."""
-    by_name = variables(p)
-    return dict(zip(by_name, sess.run(list(by_name.values()))))
 
 
 @pytest.fixture
@@ -57,20 +25,12 @@ def towers(monkeypatch):
     """[(images, logits)] of the discriminators that are built while a test runs, in their order."""
     built, discriminator = [], models.discriminator
 
-    def noted(images, *args):
-        outputs = discriminator(images, *args)
+    def noted(images, *args, **options):
+        outputs = discriminator(images, *args, **options)
         built.append((images, outputs[1]))
         return outputs
     monkeypatch.setattr(models, 'discriminator', noted)
     return built
-
-
-def test_every_setting_of_a_graph_reaches_it():
-    parameters = inspect.signature(graph.build).parameters
-    assert set(OF_GRAPH) == set(parameters) & set(DEFAULTS) - {'workers'}
-    defaults = {key: parameters[key].default for key in OF_GRAPH}
-    defaults['diffaugment'] = list(defaults['diffaugment'])
-    assert defaults == {key: DEFAULTS[key] for key in OF_GRAPH}
 
 
 def softplus(x):
@@ -85,7 +45,7 @@ def squared_slopes(logits, images):
     {}, {'smooth': 0.1}, {'r1': 10.0}, {'loss_scale': 1024, 'beta1': 0.9, 'beta2': 0.9},
     {'loss': 'wgan'}, WGAN_GP], ids=['gan', 'smooth', 'r1', 'scaled', 'wgan', 'wgan-gp'])
 def test_each_run_descends_the_objective_of_its_network(towers, options):
-    p = graph.build(**options, **SMALL)
+    p = build(**options, **SMALL)
     (_, real), (_, fake), *mixed = towers
     with p.graph.as_default():
         if 'loss' in options:
@@ -129,13 +89,13 @@ def test_each_run_descends_the_objective_of_its_network(towers, options):
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
 @pytest.mark.parametrize('d_steps', [1, 5])
 def test_the_average_is_kept_beside_the_99(fused_g_steps, d_steps):
-    plain = graph.build(**SMALL)
-    p = graph.build(average=0.5, fused_g_steps=fused_g_steps, d_steps=d_steps, **SMALL)
+    plain = build(**SMALL)
+    p = build(average=0.5, fused_g_steps=fused_g_steps, d_steps=d_steps, **SMALL)
     by_name = variables(p)
     added = sorted(set(by_name) - set(variables(plain)))
     of_g = [name for name in variables(plain) if name.startswith('generator/')
             and 'Adam' not in name]
-    assert added == sorted(name + AVERAGE for name in of_g)
+    assert added == sorted(name + EMA_SUFFIX for name in of_g)
     name = 'generator/g/kernel'
     sess, feed = started(p)
     with sess:
@@ -145,22 +105,13 @@ def test_the_average_is_kept_beside_the_99(fused_g_steps, d_steps):
             sess.run(p.optimizer_g, feed)
             decay = min(0.5, (1 + step) / (10 + step))
             expected = decay * expected + (1 - decay) * sess.run(by_name[name])
-        average, weights = sess.run([by_name[name + AVERAGE], by_name[name]])
+        average, weights = sess.run([by_name[name + EMA_SUFFIX], by_name[name]])
     np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
     assert np.abs(average - weights).max() > 1e-5
 
 
-def recalibrated(p, sess, batches):
-    """{name: batch-norm statistic of the EMA weights}, recalibrated by batches of noise."""
-    sess.run(p.start_recalibration)
-    for number, noise in enumerate(batches):
-        sess.run(p.recalibrate, {p.noise: noise, p.recalibration_batch: number + 1})
-    return sess.run({name: v for name, v in variables(p).items()
-                     if 'moving' in name and name.endswith(AVERAGE)})
-
-
 def test_recalibrated_statistics_are_the_plain_mean_over_the_batches():
-    p = graph.build(average=0.9, **SMALL)
+    p = build(average=0.9, **SMALL)
     by_name = variables(p)
     sess, feed = started(p)
     batches = [formula.noises(seed) for seed in range(3)]
@@ -182,7 +133,7 @@ def test_recalibrated_statistics_are_the_plain_mean_over_the_batches():
 
 
 def test_recalibration_gives_ema_weights_their_own_statistics():
-    p = graph.build(average=0.9, **SMALL)
+    p = build(average=0.9, **SMALL)
     by_name = variables(p)
     sess, feed = started(p)
     with sess:
@@ -190,7 +141,7 @@ def test_recalibration_gives_ema_weights_their_own_statistics():
             sess.run(p.optimizer_g, feed)
         # Where both weights are the same, so must the statistics be of which one batch is seen.
         for name, variable in by_name.items():
-            average = by_name.get(name + AVERAGE)
+            average = by_name.get(name + EMA_SUFFIX)
             if average is not None:
                 average.load(sess.run(variable) if 'moving' not in name else
                              np.zeros(variable.shape), sess)
@@ -199,7 +150,7 @@ def test_recalibration_gives_ema_weights_their_own_statistics():
         after = sess.run(list(by_name.values()))
         changed = {name for name, a, b in zip(by_name, before, after) if (a != b).any()}
         assert changed == {name for name in by_name
-                           if 'moving' in name and name.endswith(AVERAGE)}
+                           if 'moving' in name and name.endswith(EMA_SUFFIX)}
         in_training = sess.run(p.g, feed)
         samples = sess.run(p.samples, {p.noise: feed[p.noise]})
         with_its_own = sess.run(p.g, {p.noise: feed[p.noise], p.is_training: False})
@@ -211,7 +162,7 @@ def test_recalibration_gives_ema_weights_their_own_statistics():
 @pytest.mark.parametrize('options', [{'average': 0.9}, {'fused_g_steps': 1}],
                          ids=['average', 'fused'])
 def test_samples_do_not_depend_on_each_other(options):
-    p = graph.build(**options, **SMALL)
+    p = build(**options, **SMALL)
     sess, feed = started(p)
     with sess:
         together = sess.run(p.samples, {p.noise: feed[p.noise], p.is_training: False})
@@ -222,7 +173,7 @@ def test_samples_do_not_depend_on_each_other(options):
 @pytest.mark.parametrize('options', [{'spectral_norm': True}, dict(WGAN_GP, spectral_norm=True)],
                          ids=['gan', 'wgan-gp'])
 def test_all_towers_are_one_network(towers, options):
-    p = graph.build(**options, **SMALL)
+    p = build(**options, **SMALL)
     sess, feed = started(p)
     feed[p.is_training] = False
     with sess:
@@ -233,7 +184,7 @@ def test_all_towers_are_one_network(towers, options):
 
 
 def test_spectral_norm_is_estimated_anew_in_ds_runs_alone():
-    p = graph.build(spectral_norm=True, **SMALL)
+    p = build(spectral_norm=True, **SMALL)
     sess, feed = started(p)
     with sess:
         before = values(p, sess)
@@ -252,14 +203,14 @@ def test_spectral_norm_is_estimated_anew_in_ds_runs_alone():
 
 def test_spectral_norm_makes_the_largest_singular_value_1():
     with tf.Graph().as_default(), tf.Session() as sess:
-        getter = ops.spectral_norm()
+        getter = variants.spectral_norm()
         with tf.variable_scope('d', custom_getter=getter):
             kernel = tf.get_variable('kernel', [3, 3, 4, 6], use_resource=True)
             bias = tf.get_variable('bias', [6], use_resource=True)
         with tf.variable_scope('d', custom_getter=getter, reuse=True):
             again = tf.get_variable('kernel')
         assert bias.op.type == 'VarHandleOp'
-        updates = tf.get_collection(ops.SPECTRAL_UPDATES)
+        updates = tf.get_collection(variants.SPECTRAL_UPDATES)
         assert len(updates) == 1
         gradient, = tf.gradients(tf.reduce_sum(kernel * tf.cos(kernel)), tf.trainable_variables(
             'd/kernel'))
@@ -288,7 +239,7 @@ def test_r1_of_a_linear_critic():
 def test_r1_reaches_d_through_its_layers():
     kernels = []
     for r1 in (0, 100):
-        p = graph.build(r1=r1, fast_for='float32', **SMALL)
+        p = build(r1=r1, conv_precision='float32', **SMALL)
         sess, feed = started(p)
         with sess:
             before = sess.run(p.loss_d, feed)
@@ -309,10 +260,11 @@ def test_smoothing_is_one_sided():
 
 
 def test_instance_noise_is_a_function_of_the_step():
-    p = graph.build(instance_noise=0.5, **SMALL)
+    p = build(instance_noise=0.5, **SMALL)
     with p.graph.as_default():
         zeros = tf.zeros([8, 32, 32, 3])
-        noises = [graph._noisy(zeros, 0.5, p.step, graph._seed(3, p.step, stream))
+        noises = [variants.instance_noise(zeros, 0.5, p.step,
+                                          variants.random_seed(3, p.step, stream, SINGLE))
                   for stream in (0, 1)]
     sess, feed = started(p)
     with sess:
@@ -320,7 +272,7 @@ def test_instance_noise_is_a_function_of_the_step():
         assert real.std() == pytest.approx(0.5, rel=0.02) and abs(real.mean()) < 0.02
         assert (sess.run(noises[0], {p.step: 0}) == real).all()
         assert abs((real * fake).mean()) < 0.01
-        later = sess.run(noises[0], {p.step: graph.NOISE_HALVED})
+        later = sess.run(noises[0], {p.step: variants.HALVE_NOISE_EVERY})
         assert later.std() == pytest.approx(0.25, rel=0.02)
         assert abs((real * later).mean()) < 0.01
         logits = [sess.run(p.d_real_logits, {**feed, p.step: step}) for step in (0, 0, 1)]
@@ -329,7 +281,7 @@ def test_instance_noise_is_a_function_of_the_step():
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
 def test_instance_noise_is_on_all_that_d_sees(towers, fused_g_steps):
-    p = graph.build(instance_noise=0.4, d_steps=5, fused_g_steps=fused_g_steps, **SMALL)
+    p = build(instance_noise=0.4, d_steps=5, fused_g_steps=fused_g_steps, **SMALL)
     d_inputs = [images for images, _ in towers]
     assert len(d_inputs) == 2 + fused_g_steps
     sess, feed = started(p, step=5 * 1000 + 4)
@@ -347,7 +299,7 @@ def test_instance_noise_is_on_all_that_d_sees(towers, fused_g_steps):
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
 def test_diffaugment_is_on_all_that_d_sees(towers, fused_g_steps):
-    p = graph.build(diffaugment=['color', 'cutout'], fused_g_steps=fused_g_steps, **SMALL)
+    p = build(diffaugment=['color', 'cutout'], fused_g_steps=fused_g_steps, **SMALL)
     d_inputs = [images for images, _ in towers]
     assert len(d_inputs) == 2 + fused_g_steps
     sess, feed = started(p)
@@ -364,7 +316,7 @@ def test_diffaugment_is_on_all_that_d_sees(towers, fused_g_steps):
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
 def test_gradients_go_through_diffaugment(fused_g_steps):
-    p = graph.build(diffaugment=['cutout'], fused_g_steps=fused_g_steps, **SMALL)
+    p = build(diffaugment=['cutout'], fused_g_steps=fused_g_steps, **SMALL)
     with p.graph.as_default():
         slopes = [tf.gradients(loss, images)[0] for loss, images in (
             (p.loss_d, p.X), (p.loss_d, p.g), (p.loss_g, p.g))]
@@ -378,13 +330,13 @@ def test_gradients_go_through_diffaugment(fused_g_steps):
 
 
 def test_random_numbers_are_each_drawn_once(monkeypatch):
-    seeds, seed_of = [], graph._seed
-    monkeypatch.setattr(graph, '_seed', lambda *args, **options: seeds.append(
-        seed_of(*args, **options)) or seeds[-1])
+    seeds, random_seed = [], variants.random_seed
+    monkeypatch.setattr(variants, 'random_seed', lambda *args: seeds.append(
+        random_seed(*args)) or seeds[-1])
     drawn = []
     for task in range(2):
-        p = graph.build(diffaugment=['cutout'], instance_noise=0.1, seed=7,
-                        workers=one_of_two(task), **WGAN_GP, **SMALL)
+        p = build(diffaugment=['cutout'], instance_noise=0.1, seed=7,
+                        worker=one_of_two(task), **WGAN_GP, **SMALL)
         with tf.Session(graph=p.graph) as sess:
             drawn += [tuple(seed) for step in range(4)
                       for seed in sess.run(seeds, {p.step: step})]
@@ -393,16 +345,16 @@ def test_random_numbers_are_each_drawn_once(monkeypatch):
     assert {seed for seed, _ in drawn} == {7}
 
 
-def one_of_two(task, mean=list, shared_mean=None):
+def one_of_two(task, mean=list, mean_with_gradient=None):
     """Stands for a cluster.Cluster, of which graph.build takes no more than this."""
-    return types.SimpleNamespace(task=task, size=2, device=None, mean=mean,
-                                 shared_mean=shared_mean)
+    return types.SimpleNamespace(task=task, size=2, device=None, all_reduce_mean=mean,
+                                 all_reduce_mean_with_gradient=mean_with_gradient)
 
 
 def test_workers_average_all_that_they_share():
-    plain = graph.build(spectral_norm=True, **SMALL)
+    plain = build(spectral_norm=True, **SMALL)
     # Where a mean of twice the value stands in, all that is averaged is seen.
-    p = graph.build(spectral_norm=True, workers=one_of_two(0, lambda xs: [2 * x for x in xs]),
+    p = build(spectral_norm=True, worker=one_of_two(0, lambda xs: [2 * x for x in xs]),
                     **SMALL)
     found = []
     for q in plain, p:
@@ -413,8 +365,8 @@ def test_workers_average_all_that_they_share():
                 sess.run(getattr(q, run), feed)
                 found.append((told, values(q, sess)))
                 if q is p:
-                    assert [sess.run(p.stopping, {p.stop: stop}) for stop in (False, True)] == [
-                        0, 2]
+                    assert [sess.run(p.votes, {p.stop: stop}) for stop in (False, True)] == [
+                        [0], [2]]
     for (told, alone), (told_by_all, shared) in zip(found[:2], found[2:]):
         assert told_by_all == pytest.approx([2 * np.mean(x) for x in told], rel=1e-5)
         for name, value in alone.items():
@@ -428,8 +380,8 @@ def test_workers_average_all_that_they_share():
 @pytest.mark.parametrize('sync_batch_norm', [False, True])
 def test_batch_statistics_are_shared_where_asked_for(sync_batch_norm):
     shared = []
-    p = graph.build(average=0.9, sync_batch_norm=sync_batch_norm, workers=one_of_two(
-        0, shared_mean=lambda x: shared.append(x) or x), **SMALL)
+    p = build(average=0.9, sync_batch_norm=sync_batch_norm, worker=one_of_two(
+        0, mean_with_gradient=lambda x: shared.append(x) or x), **SMALL)
     # Mean and variance of four layers of G, of three of D for real and for fake.
     assert len(shared) == (2 * (4 + 2 * 3) if sync_batch_norm else 0)
     if sync_batch_norm:
@@ -441,7 +393,7 @@ def test_batch_statistics_are_shared_where_asked_for(sync_batch_norm):
 def test_initial_values_are_a_function_of_the_seed():
     kernels = []
     for seed in (3, 3, 4):
-        p = graph.build(seed=seed, **SMALL)
+        p = build(seed=seed, **SMALL)
         with p.graph.as_default(), tf.Session(graph=p.graph) as sess:
             sess.run(tf.global_variables_initializer())
             kernels.append(sess.run([p.vars_d[0], p.vars_g[0]]))
@@ -473,8 +425,8 @@ def test_the_penalty_is_on_what_d_is_shown(monkeypatch):
     found = []
     monkeypatch.setattr(losses, 'gradient_penalty',
                         lambda d, mixed: found.append(mixed) or tf.reduce_mean(d))
-    monkeypatch.setattr(graph, '_noisy', lambda images, *_: 0 * images + 7)
-    p = graph.build(loss='wgan-gp', gradient_penalty=1.0, norm_d='none', instance_noise=0.1,
+    monkeypatch.setattr(variants, 'instance_noise', lambda images, *_: 0 * images + 7)
+    p = build(loss='wgan-gp', gradient_penalty=1.0, norm_d='none', instance_noise=0.1,
                     **SMALL)
     sess, feed = started(p)
     with sess:
@@ -482,7 +434,7 @@ def test_the_penalty_is_on_what_d_is_shown(monkeypatch):
 
 
 def test_the_penalty_is_on_lines_between_real_and_fake(towers):
-    p = graph.build(instance_noise=0.1, **WGAN_GP, **SMALL)
+    p = build(instance_noise=0.1, **WGAN_GP, **SMALL)
     sess, feed = started(p)
     with sess:
         real, fake, mixed = sess.run([images for images, _ in towers], feed)
@@ -494,7 +446,7 @@ def test_the_penalty_is_on_lines_between_real_and_fake(towers):
 
 @pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
 def test_the_penalty_is_computed_in_float32():
-    p = graph.build(loss='wgan-gp', gradient_penalty=10.0, norm_d='none', **SMALL)
+    p = build(loss='wgan-gp', gradient_penalty=10.0, norm_d='none', **SMALL)
     ran = tf.RunMetadata()
     with session.open_session(p.graph, 'bfloat16') as sess:
         recording.start(tf, p, sess)
@@ -510,7 +462,7 @@ def test_the_penalty_is_on_points_between_photographs_and_drawings():
     with tf.Graph().as_default(), tf.Session() as sess:
         images, drawings = tf.ones([500, 2, 2, 3]), -tf.ones([500, 2, 2, 3])
         step = tf.placeholder(tf.int32, [])
-        mixed = graph._mixed(images, drawings, graph._seed(0, step, 4))
+        mixed = variants.interpolate(images, drawings, variants.random_seed(0, step, 4, SINGLE))
         first, again, later = (sess.run(mixed, {step: number}) for number in (1, 1, 2))
     share = (first[:, 0, 0, 0] + 1) / 2
     assert (first == first[:, :1, :1, :1]).all()        # one point of a line
@@ -528,7 +480,7 @@ def test_the_penalty_has_a_gradient_where_there_is_no_slope():
 def test_the_penalty_pulls_slopes_to_1():
     slopes = []
     for penalty in (0.0, 10.0):
-        p = graph.build(**dict(WGAN_GP, lr=0.001, gradient_penalty=penalty), **SMALL)
+        p = build(**dict(WGAN_GP, lr=0.001, gradient_penalty=penalty), **SMALL)
         with p.graph.as_default():
             slope = tf.norm(ops.flatten(tf.gradients(p.d_real_logits, p.X)[0]), axis=1)
         sess, feed = started(p)
@@ -545,7 +497,7 @@ def test_the_penalty_pulls_slopes_to_1():
 def test_weights_are_clipped_after_their_update(fused_g_steps):
     updated = []
     for clip in (0.0, 0.01):
-        p = graph.build(**dict(WGAN, fused_g_steps=fused_g_steps, lr=0.001, clip=clip), **SMALL)
+        p = build(**dict(WGAN, fused_g_steps=fused_g_steps, lr=0.001, clip=clip), **SMALL)
         sess, feed = started(p)
         with sess:
             sess.run(p.optimizer_g if fused_g_steps else p.optimizer_d, feed)
@@ -556,7 +508,7 @@ def test_weights_are_clipped_after_their_update(fused_g_steps):
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
 def test_clipped_weights_stay_within_the_limit(fused_g_steps):
-    p = graph.build(fused_g_steps=fused_g_steps, **WGAN, **SMALL)
+    p = build(fused_g_steps=fused_g_steps, **WGAN, **SMALL)
     sess, feed = started(p)
     with sess:
         assert max(np.abs(value).max() for value in sess.run(p.vars_d)) > 0.05
@@ -573,7 +525,7 @@ def test_the_clip_bounds_what_batch_norm_gives():
     # the last layer's are of that size, so the critic's values are too.
     largest = []
     for norm in ({}, {'norm_d': 'batch'}):          # what comes with the loss, the original's
-        p = graph.build(**dict(WGAN, lr=0.001, **norm), **SMALL)
+        p = build(**dict(WGAN, lr=0.001, **norm), **SMALL)
         sess, feed = started(p)
         with sess:
             for _ in range(30):
@@ -583,12 +535,12 @@ def test_the_clip_bounds_what_batch_norm_gives():
 
 
 def test_the_critic_of_the_penalty_has_no_batch_norm():
-    names = set(variables(graph.build(**WGAN_GP, **SMALL)))
-    plain = set(variables(graph.build(**SMALL)))
+    names = set(variables(build(**WGAN_GP, **SMALL)))
+    plain = set(variables(build(**SMALL)))
     assert {name for name in plain - names} == {
         name for name in plain if name.startswith('discriminator/BatchNorm')}
     assert names <= plain
-    assert {name.rpartition('/')[2] for name in variables(graph.build(**WGAN, **SMALL))
+    assert {name.rpartition('/')[2] for name in variables(build(**WGAN, **SMALL))
             if 'discriminator/conv2d/kernel' in name} == {'kernel', 'RMSProp', 'RMSProp_1'}
 
 
@@ -597,8 +549,8 @@ def test_the_critic_of_the_penalty_has_no_batch_norm():
                     'discriminator/projection/dense/bias'}),
     ('maps', set())])
 def test_labels_reach_both_networks(condition, added):
-    p = graph.build(label_count=3, condition=condition, **SMALL)
-    by_name, plain = variables(p), variables(graph.build(**SMALL))
+    p = build(label_count=3, condition=condition, **SMALL)
+    by_name, plain = variables(p), variables(build(**SMALL))
     assert {name for name in set(by_name) - set(plain) if 'Adam' not in name} == added
     assert by_name['generator/dense/kernel'].shape.as_list() == [103, 2 * 2 * 32]
     sess, feed = started(p)
@@ -613,7 +565,7 @@ def test_labels_reach_both_networks(condition, added):
 def test_a_loss_scale_is_taken_out_again():
     states = []
     for loss_scale in (1, 1024):
-        p = graph.build(loss_scale=loss_scale, **SMALL)
+        p = build(loss_scale=loss_scale, **SMALL)
         sess, feed = started(p)
         with sess:
             sess.run(p.optimizer_d, feed)
@@ -622,7 +574,7 @@ def test_a_loss_scale_is_taken_out_again():
 
 
 def test_learning_rates_are_each_networks_own():
-    p = graph.build(lr=0.001, lr_d=0.01, **SMALL)
+    p = build(lr=0.001, lr_d=0.01, **SMALL)
     by_name = variables(p)
     sess, feed = started(p)
     with sess:
@@ -636,7 +588,7 @@ def test_learning_rates_are_each_networks_own():
 
 
 def test_initial_kernels_are_normal_where_asked_for():
-    p = graph.build(init='normal', **SMALL)
+    p = build(init='normal', **SMALL)
     with p.graph.as_default():
         initializer = tf.global_variables_initializer()
     by_name = variables(p)
@@ -650,7 +602,7 @@ def test_initial_kernels_are_normal_where_asked_for():
 @pytest.mark.parametrize('g_steps', [1, 2])
 def test_a_fused_step_moves_an_average_once_for_each_forward_pass(g_steps):
     # Without a learning rate and with real images that are G's own, one batch is seen throughout.
-    p = graph.build(lr=0, fused_g_steps=g_steps, **SMALL)
+    p = build(lr=0, fused_g_steps=g_steps, **SMALL)
     sess, feed = started(p)
     with sess:
         feed[p.X] = sess.run(p.g, feed)
@@ -678,7 +630,7 @@ def test_a_fused_step_moves_an_average_once_for_each_forward_pass(g_steps):
 def test_a_fused_step_is_the_separate_runs_with(option, g_steps):
     states = []
     for fused in (False, True):
-        p = graph.build(fused_g_steps=g_steps if fused else 0, **option, **SMALL)
+        p = build(fused_g_steps=g_steps if fused else 0, **option, **SMALL)
         by_name = variables(p)
         sess, feed = started(p, step=3)
         with sess:
@@ -700,7 +652,7 @@ def test_batch_norm_undoes_what_spectral_norm_does_to_a_kernel(norm_d, low, high
 
     Seen: 0.0039, which batch norm's epsilon makes, and 0.37.
     """
-    p = graph.build(norm_d=norm_d, **SMALL)
+    p = build(norm_d=norm_d, **SMALL)
     sess, feed = started(p)
     kernel = variables(p)['discriminator/conv2d_1/kernel']
     with sess:

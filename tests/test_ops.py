@@ -1,9 +1,12 @@
 """The layers: numbers against numpy, names, reuse, errors."""
+import types
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
 import ops
+from dcgan import convolutions
 
 
 @pytest.fixture
@@ -99,15 +102,16 @@ def test_layers_are_numbered_and_found_again(graph):
 @pytest.mark.parametrize('shape', [
     [3, 8, 8, 6], [2, 4, 6, 5], [2, 16, 12, 3], [1, 32, 32, 2]])
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
-def test_fast_convolutions_are_the_same_sums(graph, shape, precision):
+def test_tuned_convolutions_are_the_same_sums(graph, shape, precision):
     rng = np.random.RandomState(0)
     count, height, width, channels = shape
     large, small = tf.placeholder(tf.float32, [None] + shape[1:]), tf.placeholder(
         tf.float32, [None, height // 2, width // 2, 4])
     feed = {large: rng.randn(*shape), small: rng.randn(count, height // 2, width // 2, 4)}
     results = []
-    for fast_for in (None, precision):
-        with ops.fast_convolutions(fast_for), tf.variable_scope('net', reuse=tf.AUTO_REUSE):
+    for tuned in (None, precision):
+        convolutions.tune(tuned)
+        with tf.variable_scope('net', reuse=tf.AUTO_REUSE):
             y = ops.conv2d(large, 4, name='down')
             x = ops.conv2d_transpose(small, channels, name='up')
         kinds = {op.type for op in graph.get_operations()}
@@ -119,7 +123,7 @@ def test_fast_convolutions_are_the_same_sums(graph, shape, precision):
                   for i, inputs in ((0, [large] + down[:1]), (3, [small] + up[:1]))]
         results.append([y, x] + first + second[0] + second[1])
         assert x.shape.as_list() == [None] + shape[1:]
-        if fast_for is None:
+        if tuned is None:
             assert 'DepthToSpace' not in kinds
     small_enough = shape[1] <= 8
     assert ('SpaceToDepth' in kinds) == small_enough
@@ -130,17 +134,17 @@ def test_fast_convolutions_are_the_same_sums(graph, shape, precision):
             np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
 
 
-@pytest.mark.parametrize('fast_for', [None, 'float32'])
-def test_conv2d_of_images_of_any_size(graph, fast_for):
+@pytest.mark.parametrize('tuned', [None, 'float32'])
+def test_conv2d_of_images_of_any_size(graph, tuned):
     x = tf.placeholder(tf.float32, [None, None, None, 3])
-    with ops.fast_convolutions(fast_for):
-        y = ops.conv2d(x, 2)
+    convolutions.tune(tuned)
+    y = ops.conv2d(x, 2)
     assert run(y, {x: np.zeros([1, 7, 10, 3])}).shape == (1, 4, 5, 2)
 
 
-def test_fast_convolutions_end_with_their_block(graph):
-    with pytest.raises(ValueError), ops.fast_convolutions('float32'):
-        raise ValueError
+def test_convolutions_are_tuned_for_one_graph_alone(graph):
+    with tf.Graph().as_default():
+        convolutions.tune('float32')
     ops.conv2d(tf.zeros([1, 8, 8, 8]), 4)
     assert 'SpaceToDepth' not in {op.type for op in graph.get_operations()}
 
@@ -168,13 +172,13 @@ def test_batch_norm_in_training(graph, static):
     np.testing.assert_allclose(variance, 0.9 + 0.1 * X.var(axes) * n / (n - 1), rtol=1e-6)
 
 
-def test_shared_statistics_are_those_of_the_whole_batch(graph):
+def test_sync_statistics_are_those_of_the_whole_batch(graph):
     """Of two equal shares each statistic's mean is itself."""
     weights = tf.constant([1., -2, 3])
     results = []
-    for x, shares in ((tf.constant(X), 2), (tf.constant(np.concatenate([X, X])), 1)):
-        with ops.shared_statistics(tf.identity if shares > 1 else None, shares):
-            y = ops.batch_norm(x, True)
+    worker = types.SimpleNamespace(size=2, all_reduce_mean_with_gradient=tf.identity)
+    for x, sync in ((tf.constant(X), worker), (tf.constant(np.concatenate([X, X])), None)):
+        y = ops.batch_norm(x, True, sync=sync)
         updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)[-2:]
         slope = tf.gradients(tf.reduce_sum(tf.sin(y) * weights), x)[0]
         # As a penalty on slopes has it.

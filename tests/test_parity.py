@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import test_util
 
 import formula
-import graph
+import graphs
 import losses
 import models
 import ops
@@ -23,7 +23,7 @@ OLD = tf.__version__.startswith('1.')
 
 @pytest.mark.parametrize('size', [64, 128])
 def test_the_99_variables(size):
-    p = graph.build(image_size=size)
+    p = graphs.build(image_size=size)
     with p.graph.as_default():
         variables = tf.global_variables()
         collections = {key: {v.name for v in tf.get_collection(key)}
@@ -37,7 +37,7 @@ def test_the_99_variables(size):
 
 
 def test_names_that_a_user_of_the_original_may_ask_for():
-    p = graph.build()
+    p = graphs.build()
     golden = parity.load_json('graph.json')
     for field, name in golden['tensors'].items():
         assert getattr(p, field).name == name
@@ -60,7 +60,7 @@ def test_every_recorded_key(width):
 def test_every_recorded_key_with_fast_convolutions(precision):
     # The formulations chosen for each precision, here computed in float32.
     for width in (2, 64):
-        table = parity.shares(parity.record(width, fast_for=precision), width)
+        table = parity.shares(parity.record(width, conv_precision=precision), width)
         assert {key: share for key, share in table.items() if not share <= 1} == {}
 
 
@@ -191,7 +191,7 @@ def test_weights_that_did_not_move_have_no_direction():
 def test_a_fused_step_is_the_separate_runs(g_steps, seed):
     states = []
     for fused in (False, True):
-        p = graph.build(image_size=32, width=8, fused_g_steps=g_steps if fused else 0)
+        p = graphs.build(image_size=32, width=8, fused_g_steps=g_steps if fused else 0)
         feed = recording.feed(p, seed, True, size=32)
         with tf.Session(graph=p.graph) as sess:
             variables = recording.start(tf, p, sess)
@@ -216,7 +216,7 @@ def test_a_fused_step_is_the_separate_runs(g_steps, seed):
 
 
 def test_a_batch_of_any_size_at_every_run():
-    p = graph.build(image_size=32, width=2)
+    p = graphs.build(image_size=32, width=2)
     with p.graph.as_default():
         initializer = tf.global_variables_initializer()
     with tf.Session(graph=p.graph) as sess:

@@ -14,7 +14,8 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from conftest import ROOT
-from dcgan import data
+from dcgan import cache, datasets, photographs
+from dcgan.photographs import DataError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -43,13 +44,13 @@ def sparse(path, start):
 
 
 def load(folder, tmp_path):
-    return data.load(data.find(str(folder), str(tmp_path)), 8, data_dir=str(tmp_path))
+    return cache.load(datasets.find(str(folder), str(tmp_path)), 8, data_dir=str(tmp_path))
 
 
 @pytest.fixture
 def faces(tmp_path, monkeypatch):
     """A folder of one good photograph, in which any share may be broken."""
-    monkeypatch.setattr(data, 'MAX_BROKEN', 1)
+    monkeypatch.setattr(cache, 'MAX_BROKEN', 1)
     (tmp_path / 'faces').mkdir()
     (tmp_path / 'faces' / 'good.jpg').write_bytes(content('JPEG'))
     return tmp_path / 'faces'
@@ -100,10 +101,10 @@ def test_a_link_to_a_photograph_is_one_and_a_folder_may_be_called_like_one(faces
 
 def test_the_square_of_a_turned_photograph_is_cut_from_the_upright_one():
     pixels = np.random.RandomState(0).randint(0, 256, (51, 80, 3)).astype(np.uint8)
-    upright = data.square(Image.fromarray(np.rot90(pixels, -1)), 16, crop=30)
+    upright = photographs.square(Image.fromarray(np.rot90(pixels, -1)), 16, crop=30)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, 'PNG', exif=TURNED.tobytes())
-    assert (data.square(Image.open(file), 16, crop=30) == upright).all()
+    assert (photographs.square(Image.open(file), 16, crop=30) == upright).all()
 
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGBA', 'CMYK', 'I', 'I;16', 'F'])
@@ -117,7 +118,7 @@ def test_the_square_is_the_same_cut_out_before(mode, crop):
     side = crop or 13
     left, top = (20 - side) // 2, (13 - side) // 2
     cut = image.crop((left, top, left + side, top + side))
-    assert (data.square(image, 8, crop) == data.square(cut, 8)).all()
+    assert (photographs.square(image, 8, crop) == photographs.square(cut, 8)).all()
 
 
 # broken
@@ -179,13 +180,13 @@ def test_a_photograph_mended_is_read_again(faces, tmp_path):
 
 def test_a_photograph_that_goes_while_it_is_looked_for_is_named(faces, tmp_path, monkeypatch):
     (faces / 'gone.jpg').write_bytes(content('JPEG'))
-    walk = data._walk
+    walk = photographs.walk
 
     def walk_and_lose(folder):
         names = walk(folder)
         (faces / 'gone.jpg').unlink()
         return names
-    monkeypatch.setattr(data, '_walk', walk_and_lose)
+    monkeypatch.setattr(photographs, 'walk', walk_and_lose)
     assert [name for name, _ in load(faces, tmp_path).broken] == ['gone.jpg']
 
 
@@ -221,7 +222,7 @@ def test_a_folder_that_cannot_be_read_is_named(faces, tmp_path, capsys, monkeypa
     assert f'left out: {folder} (Permission denied)\n' in capsys.readouterr().err
     number = errno.EMFILE           # the machine's fault, after which all the rest is missing too
     with pytest.raises(OSError, match='Too many open files'):
-        data.find(str(faces))
+        datasets.find(str(faces))
 
 
 @pytest.mark.parametrize('changes', [{6: 99}, {9: 8, 46: 255}, {65: 255}],
@@ -237,10 +238,10 @@ def test_a_zip_with_a_damaged_directory_is_none(tmp_path, changes):
     (tmp_path / 'celeba').mkdir()
     path = tmp_path / 'celeba' / 'img_align_celeba.zip'
     path.write_bytes(bytes(whole))
-    with pytest.raises(data.DataError, match='zip is no zip archive, or only a part of one'):
-        data.find('celeba', str(tmp_path))
+    with pytest.raises(DataError, match='zip is no zip archive, or only a part of one'):
+        datasets.find('celeba', str(tmp_path))
     (tmp_path / 'celeba' / 'b.jpg').write_bytes(content('JPEG'))
-    assert data.find('celeba', str(tmp_path)).names == ['b.jpg']
+    assert datasets.find('celeba', str(tmp_path)).names == ['b.jpg']
 
 
 # memory
@@ -251,8 +252,8 @@ from dcgan import data
 def most():
     with open('/proc/self/status') as f:
         return next(int(line.split()[1]) // 1024 for line in f if line.startswith('VmHWM'))
-data.MAX_BROKEN, before = 1, most()
-photographs = data.load(data.find(sys.argv[1], sys.argv[2]), 8, data_dir=sys.argv[2])
+cache.MAX_BROKEN, before = 1, most()
+photographs = cache.load(datasets.find(sys.argv[1], sys.argv[2]), 8, data_dir=sys.argv[2])
 print(len(photographs.images), len(photographs.broken), most() - before)
 """
 

@@ -33,6 +33,7 @@ from running import (
     run,
     run_here,
     started,
+    steps_of,
     without_tensorflow,
 )
 
@@ -49,7 +50,7 @@ def test_what_a_run_leaves(home):
     assert [row['step'] for row in measured] == ['2', '4', '6']
     assert all(float(row['swd']) > 0 and 0 < float(row['ms_ssim']) < 1 for row in measured)
     best = min(measured, key=lambda row: float(row['swd']))['step']
-    assert checkpoint.of_run(str(home / 'model' / 'best'), 'dcgan_toy') == [
+    assert checkpoint.checkpoints_of(str(home / 'model' / 'best'), 'dcgan_toy') == [
         (int(best), str(home / 'model' / 'best' / f'dcgan_toy-{best}'))]
     table = rows(samples / 'loss.csv')
     assert list(table[0]) == ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']
@@ -117,7 +118,7 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(home, toy, tmp_path):
 def test_of_more_checkpoints_than_are_to_be_kept_the_newest_stay(home, toy, tmp_path):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     run('train.py', *toy, '--max-steps', 8, '--max-to-keep', 1, '--resume', cwd=tmp_path)
-    assert [step for step, _ in checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')] == [8]
+    assert steps_of(tmp_path / 'model') == [8]
 
 
 @pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
@@ -147,7 +148,7 @@ def test_averaged_weights_draw_unless_raw_is_asked_for(toy, tmp_path):
     for name in names:
         # Bit for bit where it was tried. A decay that began anew would make 2e-5; the mean, since
         # other threads' rounding can lead a single number elsewhere.
-        if name.endswith('kernel' + checkpoint.AVERAGE):
+        if name.endswith('kernel' + checkpoint.EMA_SUFFIX):
             gap = np.abs(mine.get_tensor(name) - theirs.get_tensor(name)).mean()
             assert gap < 2e-6, name
     drawn = {}
@@ -295,7 +296,7 @@ def test_a_run_that_ran_away_is_not_saved(home, toy, tmp_path, variable, what):
     _, err = run('train.py', *toy, '--max-steps', 7, '--resume', cwd=tmp_path, code=2)
     kept = os.path.join('model', 'dcgan_toy-6')
     assert f'step 7: {what} no longer finite; {kept} is kept, begin anew with ' in err
-    assert [step for step, _ in checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')] == [4, 6]
+    assert steps_of(tmp_path / 'model') == [4, 6]
 
 
 def test_what_is_not_finite_ends_a_run(capsys):
@@ -327,7 +328,7 @@ def test_the_folder_of_the_best_is_no_model_dir(home):
 
 
 def test_where_memory_ends_the_options_are_named(capsys):
-    with pytest.raises(SystemExit) as stop, session.memory_errors_named(64, 64):
+    with pytest.raises(SystemExit) as stop, session.explained_memory_errors(64, 64):
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating\ntrace')
     assert stop.value.code == 2
     assert capsys.readouterr().err == (
@@ -404,14 +405,14 @@ def test_closing_the_terminal_saves_and_ends(toy, tmp_path):
         os.execv(sys.executable, [sys.executable, os.path.join(ROOT, 'train.py'),
                                   *map(str, toy), '--max-steps', '100000', '--save-every', '2'])
     deadline = time.monotonic() + 200
-    while not checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy'):
+    while not checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy'):
         assert time.monotonic() < deadline
         if select.select([terminal], [], [], 0.1)[0]:
             os.read(terminal, 4096)
     os.close(terminal)      # what is written to it from now on fails
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 129
-    checkpoint.verify(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
+    checkpoint.verify(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
 
 
 def test_ignored_hangup_stays_ignored_and_a_scheduler_s_signal_saves(toy, tmp_path):
@@ -424,13 +425,13 @@ def test_ignored_hangup_stays_ignored_and_a_scheduler_s_signal_saves(toy, tmp_pa
         process.send_signal(signal.SIGHUP)
         next(waited)
         process.send_signal(signal.SIGUSR1)
-        while not checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy'):
+        while not checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy'):
             next(waited)
         next(waited)            # it goes on
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
-    assert len(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')) == 2
+    assert len(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')) == 2
 
 
 def test_a_scheduler_s_signal_before_the_first_step_ends_nothing(toy, tmp_path):
@@ -777,7 +778,7 @@ def test_what_is_drawn_differently_has_another_name(first, second, tmp_path):
 def test_a_name_of_any_length_is_written(tmp_path):
     for ending in 'ab':
         name = str(tmp_path / ('é' * 100 + 'x' * 40 + ending + '.npy'))
-        z_dim = checkpoint.generator_facts(TINY)[1]
+        z_dim = checkpoint.read_generator(TINY)[1]
         np.save(name, np.random.RandomState(ord(ending)).uniform(-1, 1, (1, z_dim)))
         run_here('generate.py', '--ckpt', TINY, '--out', 'out', '--latents', name, cwd=tmp_path)
     first, second = sorted(os.listdir(str(tmp_path / 'out')))

@@ -54,4 +54,4 @@ def test_a_fault_in_the_background_ends_the_run(toy, tmp_path, monkeypatch, name
     monkeypatch.setattr(log.Log, name, failing)
     _, err = run_here('train.py', *toy, *RUN, cwd=tmp_path, code=2)
     assert err.endswith(f'error: {name}.file: No space left on device\n')
-    checkpoint.verify(checkpoint.of_run(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
+    checkpoint.verify(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])

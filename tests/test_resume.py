@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from dcgan import checkpoint, data
+from dcgan import checkpoint, toy
 from running import TOY, pixels, refused_here, run_here
 
 ENDINGS = ('.data-00000-of-00001', '.index', '.json')
@@ -20,7 +20,7 @@ def copy(home, tmp_path):
 
 
 def steps(folder, name='dcgan_toy'):
-    return [step for step, _ in checkpoint.of_run(str(folder), name)]
+    return [step for step, _ in checkpoint.checkpoints_of(str(folder), name)]
 
 
 def test_checkpoint_of_the_original_program_resumes_and_still_draws(toy, home, tmp_path):
@@ -105,7 +105,7 @@ def test_resume_begins_no_run_of_another_data_set(copy):
 def test_resume_goes_on_where_the_photographs_folder_has_another_name(tmp_path):
     os.mkdir(str(tmp_path / 'faces'))
     for number in range(8):
-        data.draw_toy(str(number)).save(str(tmp_path / 'faces' / f'{number}.png'))
+        toy.draw(str(number)).save(str(tmp_path / 'faces' / f'{number}.png'))
     options = ['--image-size', 32, '--batch-size', 4, '--resume']
     run_here('train.py', '--dataset', 'faces', *options, '--max-steps', 2, cwd=tmp_path)
     (tmp_path / 'faces').rename(tmp_path / 'photos')
@@ -117,6 +117,6 @@ def test_resume_goes_on_where_the_photographs_folder_has_another_name(tmp_path):
     assert '4 done of 5' in out
     assert steps(tmp_path / 'model', 'dcgan_faces') == [2, 3, 4, 5]
     assert os.listdir(str(tmp_path / 'samples')) == ['dcgan_faces']
-    data.draw_toy('9').save(str(tmp_path / 'photos' / '0.png'))
+    toy.draw('9').save(str(tmp_path / 'photos' / '0.png'))
     assert 'photos is not what ' in run_here('train.py', '--dataset', 'photos', *options,
                                              cwd=tmp_path, code=2)[1]

@@ -8,11 +8,11 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import test_util
 
-import graph
+import graphs
 import plain_celeba
 import recording
 from conftest import ROOT
-from dcgan import cluster, data, session
+from dcgan import cluster, session, toy
 from test_cluster import addresses
 from test_programs import TINY, run_here
 
@@ -81,7 +81,7 @@ def test_bfloat16_is_refused_where_tensorflow_lacks_it():
 def test_a_session_computes_in_its_precision(precision):
     losses = {}
     for name in ('float32', precision):
-        p = graph.build(image_size=32, width=4, loss_scale=session.LOSS_SCALES[name])
+        p = graphs.build(image_size=32, width=4, loss_scale=session.LOSS_SCALES[name])
         with session.open_session(p.graph, name) as sess:
             recording.start(tf, p, sess)
             _, losses[name] = sess.run([p.optimizer_d, p.loss_d],
@@ -192,7 +192,7 @@ def test_a_gpu_that_cannot_be_used_is_named(monkeypatch, capsys, error):
     tf.errors.InternalError(None, None, 'Could not find valid device for node.'),
     RuntimeError('Attempted to use a closed Session.')])
 def test_another_fault_is_not_taken_for_the_gpus(error):
-    with pytest.raises(type(error)), session.gpu_faults_named():
+    with pytest.raises(type(error)), session.explained_gpu_faults():
         raise error
 
 
@@ -207,7 +207,7 @@ def test_each_program_names_a_gpu_that_cannot_be_used(monkeypatch, tmp_path, pro
         pytest.skip('classify.py does not ask')
     (tmp_path / 'faces').mkdir()
     for number in range(16):
-        data.draw_toy(str(number)).save(str(tmp_path / 'faces' / f'{number}.png'))
+        toy.draw(str(number)).save(str(tmp_path / 'faces' / f'{number}.png'))
     plain_celeba.write(tmp_path, ['Red', 'Blue'], [[True, False]] * 130, [(200, 60, 60)] * 130,
                        parts=[0] * 128 + [1] * 2)
     if place == 'asking':

@@ -4,7 +4,7 @@ import json
 import pytest
 
 import train
-from dcgan import checkpoint, settings
+from dcgan import checkpoint, metadata, settings
 
 DEFAULTS = dict(settings.DEFAULTS, crop=0)
 
@@ -46,7 +46,7 @@ def test_every_row_is_an_option_of_train():
     assert len(settings.BY_NAME) == len(settings.OPTIONS)
 
 
-def metadata(**changes):
+def metadata_of(**changes):
     """What a checkpoint's .json holds at least, with changes: 'data/crc32' is a place in it."""
     content = {'settings': {'dataset': 'toy', 'crop': 0}, 'step': 6, 'epoch': 0.1,
                'data': {'dataset': 'toy', 'photographs': 4000, 'crc32': 5}}
@@ -69,11 +69,11 @@ def metadata(**changes):
     ('schedule', [])])
 def test_metadata_that_no_run_writes_is_named(tmp_path, place, value):
     prefix = str(tmp_path / 'dcgan_toy-6')
-    (tmp_path / 'dcgan_toy-6.json').write_text(json.dumps(metadata()))
-    checkpoint.settings(prefix)
-    (tmp_path / 'dcgan_toy-6.json').write_text(json.dumps(metadata(**{place: value})))
+    (tmp_path / 'dcgan_toy-6.json').write_text(json.dumps(metadata_of()))
+    metadata.read(prefix)
+    (tmp_path / 'dcgan_toy-6.json').write_text(json.dumps(metadata_of(**{place: value})))
     with pytest.raises(checkpoint.CheckpointError) as error:
-        checkpoint.settings(prefix)
+        metadata.read(prefix)
     shown = value if not isinstance(value, float) else json.loads(json.dumps(value))
     assert str(error.value) == (f'{prefix}.json: {place.replace("/", " ")} is {shown!r}, as no run '
                                 'has it')

@@ -8,7 +8,7 @@ import pytest
 
 import plain_celeba
 from conftest import ROOT
-from dcgan import checkpoint, data
+from dcgan import checkpoint, toy
 from running import TINY, refused_here, run_here
 
 ODD = os.fsdecode(b'd\xff')         # a name that is no UTF-8, so that no stream can print it
@@ -32,7 +32,7 @@ def photographs(tmp_path_factory):
     folder = tmp_path_factory.mktemp('photographs') / ODD
     (folder / 'faces').mkdir(parents=True)
     for number in range(40):
-        data.draw_toy(str(number)).save(str(folder / 'faces' / f'{number:02d}.png'))
+        toy.draw(str(number)).save(str(folder / 'faces' / f'{number:02d}.png'))
     plain_celeba.write(folder, ['Red', 'Blue'], [[True, False]] * 130, [(200, 60, 60)] * 130,
                        parts=[0] * 128 + [1] * 2)
     return folder
@@ -61,7 +61,7 @@ def test_output_that_nobody_gets_does_not_end_a_program(home, program, redirecti
     arguments, written = COMMANDS[program]
     assert in_shell(program, arguments, redirections, home) == (0, '')
     assert (home / written).exists()
-    for _, prefix in checkpoint.of_run(str(home / 'model'), 'dcgan_faces'):
+    for _, prefix in checkpoint.checkpoints_of(str(home / 'model'), 'dcgan_faces'):
         checkpoint.verify(prefix)       # no other output is in its files
 
 

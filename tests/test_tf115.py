@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import graph
+import graphs
 import parity
 import recording
 from dcgan import checkpoint
@@ -24,7 +24,7 @@ needs_tf115 = pytest.mark.skipif(not TF115_PYTHON, reason='TF115_PYTHON is not s
 
 def write_here(folder, width):
     """Three steps of this program, then its checkpoint; returns (prefix, outputs)."""
-    p = graph.build(width=width)
+    p = graphs.build(width=width)
     with p.graph.as_default():
         saver = tf.train.Saver()
     with tf.Session(graph=p.graph) as sess:
@@ -39,9 +39,9 @@ def write_here(folder, width):
 
 def read_here(prefix, width):
     """The outputs of this program's graph, every variable restored from prefix."""
-    p = graph.build(width=width)
+    p = graphs.build(width=width)
     with p.graph.as_default():
-        saver, variables = tf.train.Saver(), checkpoint.by_name(tf.global_variables())
+        saver, variables = tf.train.Saver(), checkpoint.variables_by_name(tf.global_variables())
     with tf.Session(graph=p.graph) as sess:
         checkpoint.restore(sess, saver, prefix, variables)
         return outputs(p, sess, width)
