@@ -14,11 +14,21 @@ import models
 from dcgan import convolutions, variants
 from dcgan.worker import SINGLE
 
+# The tensors and ops of a training graph, as a sess.run feeds and fetches them.
+# X, noise, is_training: placeholders. labels: float32 [n, l] of -1 and 1, or None.
+# step: number of batches that D has seen, None if no setting needs it.
+# d_real, d_fake: probabilities [n, 1]; a critic's values; means over all of several workers.
+# critic: whether D outputs values of any sign, not probabilities.
+# optimizer_d, optimizer_g: one update each; with --fused-step optimizer_g is the whole step.
+# samples: images drawn in use, with is_training fed False, by the EMA weights if there are any.
+# start_recalibration, then runs of recalibrate with recalibration_batch fed 1, 2, ...: make the EMA
+# weights' batch statistics the plain mean of those of the batches of noise fed.
+# stop: bool placeholder of each of several workers. votes: [a number, positive if any fed True].
 Graph = collections.namedtuple('Graph', [
     'graph', 'X', 'noise', 'labels', 'is_training', 'step', 'g', 'd_real', 'd_real_logits',
-    'd_fake', 'd_fake_logits', 'loss_d', 'loss_g', 'vars_d', 'vars_g', 'optimizer_d', 'optimizer_g',
-    'samples', 'start_recalibration', 'recalibrate', 'recalibration_batch', 'stop', 'votes',
-    'critic'])
+    'd_fake', 'd_fake_logits', 'loss_d', 'loss_g', 'critic', 'vars_d', 'vars_g', 'optimizer_d',
+    'optimizer_g', 'samples', 'start_recalibration', 'recalibrate', 'recalibration_batch', 'stop',
+    'votes'], defaults=[None, None, None, None, ()])
 
 INITIALIZERS = {
     'glorot': None,                                         # get_variable's own, as tf.layers
@@ -36,20 +46,10 @@ def build(settings, width=64, worker=SINGLE, conv_precision=None, loss_scale=1):
     narrowest layer. worker: a cluster.Cluster, or the only one. conv_precision: see
     convolutions.tune. loss_scale: factor of the losses while gradients are computed, for float16.
 
-    Of the Graph, as numpy sees it at a sess.run:
-    - X, noise, is_training; labels [n, l] of -1 and 1 (None without --attributes); step, the number
-      of batches that D has seen (None where no setting needs it).
-    - optimizer_d, optimizer_g: one update each. Both wait for all update ops, so either moves the
-      moving averages of both networks: G's twice a step, and D's, which has two towers, four times.
-      With --fused-step optimizer_g is the whole step, and the moving averages see each of its
-      forward passes once; its networks are built for training, whatever is_training is fed.
-    - d_real, d_fake: probabilities [n, 1]; values of a critic (critic is True); the means over all
-      of several workers.
-    - samples: images drawn in use, with is_training fed False; by the EMA weights if there are any.
-    - start_recalibration, then some runs of recalibrate with recalibration_batch fed 1, 2, ...,
-      make the EMA weights' batch statistics the plain mean of those of the batches of noise fed.
-    - stop, a bool that each of several workers feeds; votes, a list of one number that is positive
-      if any fed True. Of a single worker None and [].
+    Both optimizers wait for all update ops, so either moves the moving averages of both networks:
+    G's twice a step, and D's, which has two towers, four times. With --fused-step the moving
+    averages see each of its forward passes once, and the networks are built for training, whatever
+    is_training is fed.
     """
     size, fused = settings['image_size'], settings['fused_step']
     graph = tf.Graph()
@@ -109,25 +109,17 @@ def build(settings, width=64, worker=SINGLE, conv_precision=None, loss_scale=1):
             loss_g, optimizer_g = variants.fused_step(
                 settings, optimizer_d, g, generator, network_d, loss.g, minimize_g, step, worker)
 
-        stop, votes = None, []
+        model = Graph(graph, X, noise, labels, is_training, step, g, d_real, d_real_logits, d_fake,
+                      d_fake_logits, loss_d, loss_g, loss.critic, vars_d, vars_g, optimizer_d,
+                      optimizer_g, samples=g)
         if worker.size > 1:
-            optimizer_d, optimizer_g = (variants.average_statistics(op, worker)
-                                        for op in (optimizer_d, optimizer_g))
-            stop = tf.placeholder(tf.bool, [], name='stop')
-            loss_d, d_real, d_fake, *votes = worker.all_reduce_mean([
-                loss_d, tf.reduce_mean(d_real), tf.reduce_mean(d_fake), tf.cast(stop, tf.float32)])
-            loss_g, = worker.all_reduce_mean([loss_g])
-
-        # drawing
-        samples, recalibration = g, (None, None, None)
+            model = variants.averaged_over_workers(model, worker)
         if settings['average']:
-            samples, *recalibration = variants.ema_samples(ema, vars_g, generator)
+            model = variants.drawing_with_ema(model, ema, generator)
         elif fused:
             with variants.scope(reuse=True):
-                samples = generator(is_training=False)
-    return Graph(graph, X, noise, labels, is_training, step, g, d_real, d_real_logits, d_fake,
-                 d_fake_logits, loss_d, loss_g, vars_d, vars_g, optimizer_d, optimizer_g, samples,
-                 *recalibration, stop, votes, loss.critic)
+                model = model._replace(samples=generator(is_training=False))
+    return model
 
 
 def _networks(settings, noise, is_training, labels, width, worker):

@@ -167,6 +167,19 @@ def fused_step(settings, optimizer_d, g, generator, discriminator, loss_of_g, mi
 
 # several workers
 
+def averaged_over_workers(model, worker):
+    """The graph.Graph with losses and statistics averaged over all workers, and their votes."""
+    optimizer_d, optimizer_g = (average_statistics(op, worker)
+                                for op in (model.optimizer_d, model.optimizer_g))
+    stop = tf.placeholder(tf.bool, [], name='stop')
+    loss_d, d_real, d_fake, *votes = worker.all_reduce_mean([
+        model.loss_d, tf.reduce_mean(model.d_real), tf.reduce_mean(model.d_fake),
+        tf.cast(stop, tf.float32)])
+    loss_g, = worker.all_reduce_mean([model.loss_g])
+    return model._replace(optimizer_d=optimizer_d, optimizer_g=optimizer_g, loss_d=loss_d,
+                          loss_g=loss_g, d_real=d_real, d_fake=d_fake, stop=stop, votes=votes)
+
+
 def average_statistics(optimizer, worker):
     """An op that runs optimizer, then averages what the networks keep beside their weights."""
     with tf.control_dependencies([optimizer]):
@@ -179,13 +192,14 @@ def average_statistics(optimizer, worker):
 
 # drawing with the EMA of G's weights
 
-def ema_samples(ema, vars_g, generator):
-    """(samples, start_recalibration, recalibrate, recalibration_batch) of the EMA weights.
+def drawing_with_ema(model, ema, generator):
+    """The graph.Graph whose samples are drawn by the EMA of G's weights, with recalibration.
 
-    These have other batch statistics than the weights, so the statistics are not averaged but
-    recalibrated; they have the names that their averages would have. generator: as in graph.build.
+    The EMA weights have other batch statistics than the weights, so the statistics are not averaged
+    but recalibrated; they have the names that their averages would have. generator: function that
+    builds G, as in graph.build.
     """
-    averages = {v.op.name: ema.average(v) for v in vars_g}
+    averages = {v.op.name: ema.average(v) for v in model.vars_g}
     statistics = {v.op.name: tf.get_variable(ema.average_name(v), v.shape, trainable=False,
                                              initializer=tf.zeros_initializer(), use_resource=True)
                   for v in tf.global_variables('generator/')
@@ -199,4 +213,5 @@ def ema_samples(ema, vars_g, generator):
         generator(is_training=True, decay=1 - 1 / recalibration_batch, sync=None)
         samples = generator(is_training=False)
     recalibrate = tf.group(*tf.get_collection(tf.GraphKeys.UPDATE_OPS)[done:])
-    return samples, start_recalibration, recalibrate, recalibration_batch
+    return model._replace(samples=samples, start_recalibration=start_recalibration,
+                          recalibrate=recalibrate, recalibration_batch=recalibration_batch)
