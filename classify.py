@@ -4,10 +4,10 @@
     python evaluate.py --ckpt model/dcgan_lfw --inception model/labels.pb
     python evaluate.py --ckpt model/dcgan_celeba_attributes --labels model/labels.pb
 
-It is learnt from the train part and tested on the valid part of datasets/celeba/. Its features are
-a yardstick of faces that needs no download: with them evaluate.py tells FID, KID, precision and
-recall (whose figures compare with none of another network), and its labels tell whether a face
-that was asked to smile does.
+The network is trained on the train part of datasets/celeba/ and tested on its valid part.
+evaluate.py uses it in two ways. The features give FID, KID, precision and recall of faces without a
+download; these figures can't be compared with those of another network. The labels tell whether a
+face that is drawn with Smiling=1 smiles.
 """
 import argparse
 import os
@@ -27,7 +27,7 @@ def main(argv=None):
 
 
 def classify(args):
-    # Before anything is trained: can it be written?
+    # An output that can't be written fails before anything is trained.
     cli.check_writable(args.out)
     if checkpoint.exists(args.out):
         cli.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
@@ -73,10 +73,10 @@ def classify(args):
 
         # test
         photographs, truth = parts['valid']
-        found = np.concatenate([
+        valid_logits = np.concatenate([
             sess.run(logits, {images: photographs[start:start + BATCH]})
             for start in range(0, len(truth), BATCH)])
-        accuracies = dict(zip(names, balanced_accuracy(found > 0, truth > 0).tolist()))
+        accuracies = dict(zip(names, balanced_accuracy(valid_logits > 0, truth > 0).tolist()))
         for name, accuracy in accuracies.items():
             print(f'{name:20} {accuracy:.3f}')
 
@@ -92,7 +92,7 @@ def classify(args):
 
 
 def classifier(images, is_training, count, reuse=None):
-    """(features [n, FEATURES], logits [n, count]) of images in [0, 255], any size."""
+    """(features [n, FEATURES], logits [n, count]) of images [n, h, w, 3] in [0, 255], any size."""
     import tensorflow.compat.v1 as tf
 
     from ops import batch_norm, conv2d, dense, flatten, lrelu
@@ -104,15 +104,15 @@ def classifier(images, is_training, count, reuse=None):
         return features, dense(features, count)
 
 
-def balanced_accuracy(found, truth):
-    """Of each column of bool [n, k] the mean share found among the true and among the false.
+def balanced_accuracy(predicted, truth):
+    """The balanced accuracy [k] of bool [n, k]: the mean recall of true and of false.
 
-    What all or none of them have can be read as it is without looking: one half.
+    A label that is the same for all images counts 0.5: it can be predicted without looking.
     """
-    true, false = truth.sum(0), (~truth).sum(0)
-    right = ((found & truth).sum(0) / np.maximum(true, 1)
-             + (~found & ~truth).sum(0) / np.maximum(false, 1)) / 2
-    return np.where((true > 0) & (false > 0), right, 0.5)
+    positives, negatives = truth.sum(0), (~truth).sum(0)
+    accuracy = ((predicted & truth).sum(0) / np.maximum(positives, 1)
+                + (~predicted & ~truth).sum(0) / np.maximum(negatives, 1)) / 2
+    return np.where((positives > 0) & (negatives > 0), accuracy, 0.5)
 
 
 def parse(argv):
@@ -126,9 +126,9 @@ def parse(argv):
                         help='the frozen graph; beside it, as .json, its labels and how well it '
                              'reads them (%(default)s)')
     parser.add_argument('--epochs', type=cli.int_between(1), default=4, metavar='N',
-                        help='times through the photographs (%(default)s)')
+                        help='passes over the photographs (%(default)s)')
     parser.add_argument('--seed', type=cli.int_between(0), default=0, metavar='N',
-                        help='of weights and order (%(default)s)')
+                        help='seed of the weights and of the order (%(default)s)')
     cli.add_tensorflow(parser)
     return parser.parse_args(argv)
 

@@ -4,9 +4,9 @@
     python download_lfw.py --variant funneled --data-dir /data
     python download_lfw.py --archive ~/Downloads/lfw.tgz
 
-The photographs end in DIR/lfw/First_Last/First_Last_0001.jpg. That folder appears in one rename,
-when all of them are there, so half a set is never taken for a whole one. A run that was broken
-off goes on where it stood when the same command is given again.
+The photographs go to DIR/lfw/First_Last/First_Last_0001.jpg. DIR/lfw appears in one rename, once
+all of them are there, so half a set is never taken for a whole one. After an interruption the same
+command resumes the download.
 """
 import argparse
 import collections
@@ -41,12 +41,12 @@ except ImportError:    # Windows
 
 Archive = collections.namedtuple('Archive', 'filename size algorithm digest mirrors')
 
-# Digests of the first two: scikit-learn, sklearn/datasets/_lfw.py; size and sha256 of the first
-# also in tensorflow/datasets, datasets/lfw/checksums.tsv; the other sizes are those of downloads
-# with these digests. The university's host has had no address since 2025 (tensorflow/datasets
-# issue 11012), yet it is where the set belongs, so it stays last.
+# The first two digests are those of scikit-learn, sklearn/datasets/_lfw.py. The first size and
+# sha256 are also in tensorflow/datasets, datasets/lfw/checksums.tsv; the other sizes are those of
+# downloads with these digests. The university's host has had no address since 2025
+# (tensorflow/datasets issue 11012), but the set belongs there, so the host stays in the last place.
 # No sha256 is published for the deep-funneled set: the md5 is that of the LFW page and of
-# torchvision, and the Internet Archive's copy of 2023 is the one public mirror known to give it.
+# torchvision. The Internet Archive's copy of 2023 is the only known public mirror with this md5.
 FIGSHARE = 'https://ndownloader.figshare.com/files'
 UNIVERSITY = 'http://vis-www.cs.umass.edu/lfw'
 VARIANTS = {
@@ -71,22 +71,22 @@ MARKER = '.complete.json'
 
 GZIP_MAGIC, JPEG_MAGIC = b'\x1f\x8b', b'\xff\xd8\xff'
 TIMEOUT = (10, 30)                         # seconds: to connect, between two pieces of the body
-# Bytes in so many seconds: what is slower counts as silence. At 1 kB/s an archive would take two
-# days, and the slowest mobile networks give thrice that; a minute, for lines that falter.
+# (bytes, seconds): a slower server counts as silent. At 1 kB/s an archive would take two days; the
+# slowest mobile networks are three times as fast. A minute allows for connections that falter.
 LOW_SPEED = (60000, 60)
-PIECE = 1 << 13                            # bytes; of the last one begun nothing is kept
-ATTEMPTS = 5                               # in a row that bring next to nothing, at each mirror
-LONGEST_WAIT = 60                          # seconds, whatever Retry-After says
-SECONDS_BETWEEN_LINES = 5                  # of progress where there is no terminal for a bar
+PIECE = 1 << 13                            # bytes; an incomplete piece is not kept
+ATTEMPTS = 5                               # in a row with almost no progress, at each mirror
+MAX_WAIT = 60                              # seconds, even if Retry-After asks for more
+SECONDS_BETWEEN_LINES = 5                  # of progress, if there is no terminal for a bar
 
-MAX_UNPACKED = 2 << 30                     # bytes; the sets themselves unpack to 0.1 to 0.3 GB
+MAX_UNPACKED = 2 << 30                     # bytes; the sets unpack to 0.1 to 0.3 GB
 MAX_MEMBERS = 50000                        # the sets have 19,000
 MAX_HEADERS = 1 << 20                      # bytes between two members: tarfile keeps them in memory
-UNPACKED_RATIO = 1.25                      # JPEG hardly compresses; rounding up to disk blocks
+UNPACKED_RATIO = 1.25                      # JPEG hardly compresses; files fill whole disk blocks
 
 
 class DownloadError(Exception):
-    """One sentence for the user."""
+    """An error that the user can mend; its message is one sentence."""
 
 
 class MirrorError(DownloadError):
@@ -94,7 +94,7 @@ class MirrorError(DownloadError):
 
 
 class TryAgain(Exception):
-    """A passing fault; `retry_after` are the seconds that the server asked for."""
+    """A temporary fault; `retry_after` is the number of seconds that the server asked for."""
 
     def __init__(self, reason, retry_after=0):
         super().__init__(reason)
@@ -102,21 +102,22 @@ class TryAgain(Exception):
 
 
 def say(text):
+    """Prints a line at once, also if standard output is a file."""
     print(text, flush=True)
 
 
-# what is there already
+# an existing set
 
 def count_photographs(folder):
-    """(photographs, people) under a folder; empty files, left by a power cut, do not count."""
+    """(photographs, people) in a folder; empty files, left by a power cut, do not count."""
     photographs = people = 0
     for person in os.scandir(folder):
         if person.is_dir():
-            found = sum(1 for file in os.scandir(person.path)
+            count = sum(1 for file in os.scandir(person.path)
                         if PHOTOGRAPH.fullmatch(f'{person.name}/{file.name}')
                         and file.stat().st_size > 0)
-            photographs += found
-            people += found > 0
+            photographs += count
+            people += count > 0
     return photographs, people
 
 
@@ -134,14 +135,14 @@ def already_there(folder, variant):
     if (photographs, people) != (PHOTOGRAPHS, PEOPLE):
         raise DownloadError(f'{folder} holds {counts} instead of {PHOTOGRAPHS:,} of {PEOPLE:,}: '
                             'move or delete that folder and run this again')
-    found = read_json(os.path.join(folder, MARKER)).get('variant')
-    if found is None:
+    present = read_json(os.path.join(folder, MARKER)).get('variant')
+    if present is None:
         say(f'{counts} are in {folder} already; this program did not put them there, '
             'so which variant they are is not known')
-    elif found == variant:
+    elif present == variant:
         say(f'{counts} ({variant}) are in {folder} already')
     else:
-        raise DownloadError(f'{folder} holds the {found} set, not the {variant} one: '
+        raise DownloadError(f'{folder} holds the {present} set, not the {variant} one: '
                             'move or delete that folder, or use another --data-dir')
     return True
 
@@ -166,12 +167,13 @@ def lock(data_dir):
         file.close()
         raise DownloadError(f'another download into {data_dir} is under way: '
                             'wait until it has ended') from None
-    except OSError:    # a read-only folder, or a file system without locks: go on without
+    except OSError:    # a read-only folder, or a file system without locks: continue unlocked
         return contextlib.nullcontext()
     return file
 
 
 def require_space(folder, needed):
+    """Raises DownloadError if the folder's disk has fewer free bytes than needed."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DownloadError(f'{folder} needs {needed / 1e6:,.0f} MB of free disk space and has '
@@ -181,6 +183,7 @@ def require_space(folder, needed):
 # the download
 
 def digest_of(path, algorithm):
+    """The hexadecimal digest of a file."""
     digest = hashlib.new(algorithm)
     with open(path, 'rb') as file:
         for piece in iter(lambda: file.read(1 << 20), b''):
@@ -189,27 +192,28 @@ def digest_of(path, algorithm):
 
 
 def require_digest(path, archive):
-    got = digest_of(path, archive.algorithm)
-    if got != archive.digest:
-        raise MirrorError(f'{path} has {archive.algorithm} {got} where {archive.digest} was '
+    """Raises MirrorError if a file does not have the archive's digest."""
+    digest = digest_of(path, archive.algorithm)
+    if digest != archive.digest:
+        raise MirrorError(f'{path} has {archive.algorithm} {digest} where {archive.digest} was '
                           'expected; if that is the archive you mean, give its --sha256')
 
 
 def require_gzip(source, start_of_file):
-    """MirrorError unless the bytes can begin a gzip file."""
+    """Raises MirrorError unless the bytes can begin a gzip file."""
     if start_of_file[:2] not in (GZIP_MAGIC, GZIP_MAGIC[:1]):
         kind = 'an HTML page' if start_of_file.lstrip().startswith(b'<') else 'no gzip file'
         raise MirrorError(f'{source} is {kind} where an archive was expected')
 
 
 def download(archive, data_dir):
-    """Path of the archive, whole and with the right checksum, from the first mirror that has it.
+    """Downloads an archive from the first mirror that has it, checks it and returns its path.
 
-    It is kept under its partial name: an archive by its full name in there would be the user's.
+    The file keeps its partial name: a file with the full name in this folder belongs to the user.
     """
     partial = partial_path(archive, data_dir)
     if read_json(f'{partial}.json').get('digest') != archive.digest:
-        remove_partial(partial)    # the beginning of another file
+        remove_partial(partial)    # it is part of another file
     if size_of(partial) and digest_of(partial, archive.algorithm) == archive.digest:
         return partial
     for url in archive.mirrors:
@@ -227,8 +231,8 @@ def download(archive, data_dir):
 
 def fetch(url, archive, partial):
     """Completes the partial file from one mirror and checks it; MirrorError if that fails."""
-    glued = receive_all(url, archive, partial)
-    if glued and digest_of(partial, archive.algorithm) != archive.digest:
+    resumed = receive_all(url, archive, partial)
+    if resumed and digest_of(partial, archive.algorithm) != archive.digest:
         say(f'  the pieces of {partial} do not belong together: once more from the start')
         remove_partial(partial)
         receive_all(url, archive, partial)
@@ -240,30 +244,35 @@ def fetch(url, archive, partial):
 
 
 def receive_all(url, archive, partial):
-    """Requests what is missing until nothing is; True if the file is glued from pieces."""
-    furthest, failures, begun = size_of(partial), 0, time.monotonic()
+    """Requests the missing bytes until the file is complete.
+
+    Returns whether it consists of pieces from several requests. Raises MirrorError after ATTEMPTS
+    without progress.
+    """
+    largest, failures, attempt_start = size_of(partial), 0, time.monotonic()
     while True:
         try:
             return receive(url, archive, partial)
         except TryAgain as error:
-            # Only bytes never had before count as progress: a server without Range that always
-            # breaks off would otherwise be asked forever. So would one that gives a few each time.
-            new, now = size_of(partial) - furthest, time.monotonic()
+            # Only a file larger than ever before counts as progress. Otherwise a server without
+            # Range that always breaks off would be asked forever, and so would one that gives a
+            # few bytes each time.
+            new, now = size_of(partial) - largest, time.monotonic()
             low_bytes, low_seconds = LOW_SPEED
-            failures = 1 if new > (now - begun) * low_bytes / low_seconds else failures + 1
-            furthest, begun = max(furthest, size_of(partial)), now
+            failures = 1 if new > (now - attempt_start) * low_bytes / low_seconds else failures + 1
+            largest, attempt_start = max(largest, size_of(partial)), now
             if failures == ATTEMPTS:
                 raise MirrorError(f'{url}: {error} ({ATTEMPTS} attempts)') from None
             jittered = random.uniform(0.5, 1) * 2 ** failures
-            seconds = min(max(error.retry_after, jittered), LONGEST_WAIT)
+            seconds = min(max(error.retry_after, jittered), MAX_WAIT)
             say(f'  {error}; again in {seconds:.0f} s')
         time.sleep(seconds)
 
 
 def receive(url, archive, partial):
-    """One request for what the partial file lacks; True if its bytes were appended to older ones.
+    """Requests the missing bytes once; returns whether they were appended to older bytes.
 
-    Raises TryAgain for a passing fault, MirrorError for a lasting one.
+    Raises TryAgain for a temporary fault, MirrorError for a permanent one.
     """
     start = size_of(partial)
     if archive.size and start >= archive.size:
@@ -274,9 +283,9 @@ def receive(url, archive, partial):
     headers = {'Accept-Encoding': 'identity'}
     if start:
         headers['Range'] = f'bytes={start}-'
-        note = read_json(f'{partial}.json')
-        if note.get('url') == url and note.get('validator'):
-            headers['If-Range'] = note['validator']
+        saved = read_json(f'{partial}.json')
+        if saved.get('url') == url and saved.get('validator'):
+            headers['If-Range'] = saved['validator']
     try:
         response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT,
                                 hooks={'response': close_redirect})
@@ -284,7 +293,7 @@ def receive(url, archive, partial):
         raise MirrorError(f'{url}: {root_cause(error)}') from None
     except (requests.ConnectionError, requests.Timeout) as error:
         raise TryAgain(root_cause(error)) from None
-    # No URL at all, redirects without end; ValueError: redirects to what is no URL.
+    # A malformed URL, or endless redirects. ValueError: a redirect to a malformed URL.
     except (requests.RequestException, ValueError) as error:
         raise MirrorError(f'{url}: {str(error).rstrip(".")}') from None
 
@@ -300,13 +309,13 @@ def receive(url, archive, partial):
                 remove_partial(partial)
                 raise TryAgain(f'asked for the bytes from {start:,}, the server answered {status} '
                                f'with {content_range!r}')
-            total = content_range.rpartition('/')[2]    # one answer may hold less than the rest
+            total = content_range.rpartition('/')[2]    # an answer may be shorter than the rest
         elif status == 200:
-            start = 0    # the whole file: Range is not supported, or the file is another one
+            start = 0    # the whole file: Range is not supported, or the file has changed
         else:
             raise MirrorError(f'{url}: the server answered {status} {response.reason}')
 
-        # Only now the older bytes may go: a page of apology is no reason to lose them.
+        # Older bytes are removed only after these checks: an error page must not cost them.
         pieces = received_pieces(response)
         first_piece = next(pieces, b'')
         if not first_piece:
@@ -330,16 +339,17 @@ def receive(url, archive, partial):
 
 
 def close_redirect(response, **options):
-    """Leaves a redirect's body alone, which requests would read to its end, were there one."""
+    """Closes a redirect, because requests would read its body to the end."""
     if response.is_redirect:
         response.close()
 
 
 class TimedFile(io.RawIOBase):
-    """What a socket receives; raises TryAgain when LOW_SPEED is not reached.
+    """Reads from a socket; raises TryAgain if the server is slower than LOW_SPEED.
 
-    The socket's timeout is one between two bytes: by a byte now and then a server could keep this
-    program forever, within a line of the header or a piece of the body, hence a look below both.
+    The socket's timeout counts between two bytes, so a server that sends a byte now and then could
+    keep this program waiting forever, within a line of the header or a piece of the body. This
+    class checks the speed below both.
     """
 
     def __init__(self, file):
@@ -356,10 +366,10 @@ class TimedFile(io.RawIOBase):
                 raise TryAgain(f'the server sends too slowly: {self.count:,} bytes in '
                                f'{self.seconds:.0f} s')
             self.count = self.seconds = 0
-        begun = time.monotonic()
+        start = time.monotonic()
         count = self.file.readinto(buffer)
         self.count += count
-        self.seconds += time.monotonic() - begun    # waited here: a slow disk is no slow server
+        self.seconds += time.monotonic() - start    # only reading: a slow disk is no slow server
         return count
 
     def close(self):
@@ -368,6 +378,8 @@ class TimedFile(io.RawIOBase):
 
 
 class TimedResponse(http.client.HTTPResponse):
+    """A response that is read through a TimedFile."""
+
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.fp = io.BufferedReader(TimedFile(self.fp.detach()))
@@ -377,7 +389,7 @@ urllib3.connection.HTTPConnection.response_class = TimedResponse    # for reques
 
 
 def received_pieces(response):
-    """The body as sent: a Content-Encoding is not undone, for the archive itself is gzip."""
+    """Yields the body as sent: no Content-Encoding is decoded, because the archive is gzip."""
     try:
         yield from response.raw.stream(PIECE, decode_content=False)
     except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -397,30 +409,33 @@ def append(partial, pieces, url, limit):
     raise MirrorError(f'{url} sends more than the {limit:,} bytes that were expected')
 
 
-def with_progress(pieces, have, total):
-    """Passes pieces on under a bar, or, without a terminal, a line on stderr every few seconds."""
-    before, begun = have, time.monotonic()
-    last_line = begun
-    with tqdm(initial=have, total=total, unit='B', unit_scale=True, disable=None) as bar:
+def with_progress(pieces, done, total):
+    """Yields the pieces under a progress bar; without a terminal prints lines on stderr.
+
+    done: bytes before the first piece. total: bytes of the whole file, or None.
+    """
+    start_bytes, start_time = done, time.monotonic()
+    last_line = start_time
+    with tqdm(initial=done, total=total, unit='B', unit_scale=True, disable=None) as bar:
         for piece in pieces:
             yield piece
-            have += len(piece)
+            done += len(piece)
             bar.update(len(piece))
             now = time.monotonic()
             if now - last_line < SECONDS_BETWEEN_LINES:
                 continue
             last_line = now
             if bar.disable:
-                rate = (have - before) / (now - begun)
-                left = f' of {total / 1e6:,.0f} MB, {(total - have) / rate:,.0f} s left' \
+                rate = (done - start_bytes) / (now - start_time)
+                left = f' of {total / 1e6:,.0f} MB, {(total - done) / rate:,.0f} s left' \
                     if total else ' MB'
-                print(f'  {have / 1e6:,.0f}{left}, {rate / 1e6:.1f} MB/s', file=sys.stderr)
+                print(f'  {done / 1e6:,.0f}{left}, {rate / 1e6:.1f} MB/s', file=sys.stderr)
             else:
-                bar.refresh()       # by itself it waits for a wall clock that was set back
+                bar.refresh()       # tqdm itself stops drawing if the wall clock was set back
 
 
 def retry_after(response):
-    """Seconds that the header Retry-After asks for, as a number or as a date; 0 without one."""
+    """The seconds that Retry-After asks for, as a number or as a date; 0 without the header."""
     value = response.headers.get('Retry-After', '')
     if re.fullmatch('[0-9]{1,9}', value):
         return int(value)
@@ -431,39 +446,42 @@ def retry_after(response):
 
 
 def validator(response):
-    """What If-Range can name this very file by: a strong ETag, else its date."""
+    """The value of If-Range for this file: a strong ETag, otherwise its date, or None."""
     etag = response.headers.get('ETag', '')
     return etag if etag.startswith('"') else response.headers.get('Last-Modified')
 
 
 def root_cause(error):
-    """The few words in the middle of a nest of network errors."""
+    """The message of the innermost of nested network errors."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__
     return getattr(error, 'strerror', None) or str(error) or type(error).__name__
 
 
 def partial_path(archive, data_dir):
+    """The path that an archive is downloaded to; <path>.json names its source."""
     return os.path.join(data_dir, f'{archive.filename}.part')
 
 
 def remove_partial(partial):
+    """Removes a partial file and its JSON."""
     for path in (partial, f'{partial}.json'):
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
 
 
 def size_of(path):
+    """The bytes of a file, 0 if there is none."""
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 # the archive
 
 class BoundedStream:
-    """A gzip file's content that may be read up to `limit`, a count of bytes that is moved on.
+    """Reads a gzip file's content up to `limit` bytes, which the caller increases.
 
-    tarfile holds a member's headers (long names, pax records, sparse maps) in memory, however
-    large an archive makes them; the limit is what bounds them.
+    tarfile keeps a member's headers (long names, pax records, sparse maps) in memory, however large
+    they are in an archive; the limit bounds them.
     """
 
     def __init__(self, file):
@@ -481,24 +499,24 @@ class BoundedStream:
 
 
 def unpack(path, folder):
-    """Writes the photographs of an archive to folder/First_Last/; returns (photographs, people).
+    """Unpacks the photographs of an archive to folder/First_Last/; returns (photographs, people).
 
-    Other regular files are skipped. Raises DownloadError, naming the member, for anything that
-    has no place in such an archive.
+    Other regular files are skipped. Raises DownloadError, which names the member, for anything that
+    does not belong in such an archive.
     """
-    member, seen, photographs, people = None, {}, 0, set()
+    member, earlier_paths, photographs, people = None, {}, 0, set()
     try:
         with gzip.open(path) as file, cli.Progress(PHOTOGRAPHS, 'photographs') as progress:
             stream = BoundedStream(file)
             tar = tarfile.open(fileobj=stream, mode='r|')    # noqa: SIM115
             for number, member in enumerate(tar, 1):
-                tar.members = []    # or tarfile keeps all of them
+                tar.members = []    # otherwise tarfile keeps all of them in memory
                 if number > MAX_MEMBERS:
                     raise tarfile.TarError(f'more than {MAX_MEMBERS:,} members')
                 if not 0 <= member.size <= MAX_UNPACKED - stream.count:
                     raise tarfile.TarError(f'more than {MAX_UNPACKED:,} bytes unpacked')
                 stream.limit = min(stream.count + member.size + MAX_HEADERS, MAX_UNPACKED)
-                parts = safe_parts(member, seen)
+                parts = safe_parts(member, earlier_paths)
                 name = '/'.join(parts[1:])
                 if member.isdir() or parts[0] not in TOP_FOLDERS or not PHOTOGRAPH.fullmatch(name):
                     continue
@@ -506,16 +524,17 @@ def unpack(path, folder):
                 photographs += 1
                 people.add(parts[1])
                 progress.update(1)
-    except (tarfile.TarError, ValueError) as error:    # ValueError: numbers in damaged headers
+    except (tarfile.TarError, ValueError) as error:    # ValueError: a number in a damaged header
         at = f' at {member.name[:100]!r}' if member else ''
         raise DownloadError(f'{path} cannot be unpacked{at}: {error}') from None
     return photographs, len(people)
 
 
-def safe_parts(member, seen):
+def safe_parts(member, earlier_paths):
     """The member's path as a list; TarError if it is no plain file or folder inside the archive.
 
-    seen: dict of what came before, by name without case, for disks that make no difference.
+    earlier_paths: {path in lower case: (path, whether it is a folder)} of earlier members, to which
+    this one is added. Lower case, because some disks do not distinguish it.
     """
     if not member.isdir() and (member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
                                or member.issparse()):
@@ -531,14 +550,15 @@ def safe_parts(member, seen):
         raise tarfile.TarError('its name is too long')
     for depth in range(1, len(parts) + 1):
         path, is_folder = '/'.join(parts[:depth]), depth < len(parts) or member.isdir()
-        before = seen.get(path.casefold())
-        if before and (before != (path, is_folder) or not is_folder):
-            raise tarfile.TarError(f'its name collides with {before[0]!r}')
-        seen[path.casefold()] = (path, is_folder)
+        earlier = earlier_paths.get(path.casefold())
+        if earlier and (earlier != (path, is_folder) or not is_folder):
+            raise tarfile.TarError(f'its name collides with {earlier[0]!r}')
+        earlier_paths[path.casefold()] = (path, is_folder)
     return parts
 
 
 def write_photograph(source, folder, name):
+    """Writes a member's content to folder/name; TarError if it is no JPEG or a second copy."""
     start_of_file = source.read(len(JPEG_MAGIC))
     if start_of_file != JPEG_MAGIC:
         raise tarfile.TarError('it is no JPEG')
@@ -548,18 +568,18 @@ def write_photograph(source, folder, name):
         with open(path, 'xb') as file:
             file.write(start_of_file)
             shutil.copyfileobj(source, file)
-    except FileExistsError:    # from two top folders
+    except FileExistsError:    # the archive has it under two top folders
         raise tarfile.TarError('its photograph is in the archive twice') from None
 
 
 # the program
 
 def install(variant, archive, archive_file, data_dir):
-    """Photographs into data_dir/lfw, from archive_file or, if that is None, from the mirrors."""
+    """Installs the photographs in data_dir/lfw, from archive_file or, if None, from the mirrors."""
     lfw, unpacking = os.path.join(data_dir, 'lfw'), os.path.join(data_dir, '.lfw-unpacking')
     os.makedirs(data_dir, exist_ok=True)
     with lock(data_dir):
-        shutil.rmtree(unpacking, ignore_errors=True)    # of a run that was killed
+        shutil.rmtree(unpacking, ignore_errors=True)    # left by a killed run
         if not already_there(lfw, variant):
             path = archive_file or download(archive, data_dir)
             if archive_file:
@@ -581,7 +601,7 @@ def install(variant, archive, archive_file, data_dir):
 
 
 def unpack_whole_set(path, folder, variant, archive):
-    """Unpacks into a folder, counts and leaves the marker there that makes the set a whole one."""
+    """Unpacks into a folder, checks the counts and writes MARKER there; DownloadError otherwise."""
     photographs, people = unpack(path, folder)
     if (photographs, people) != (PHOTOGRAPHS, PEOPLE):
         raise DownloadError(f'{path} holds {photographs:,} photographs of {people:,} people '
@@ -592,6 +612,7 @@ def unpack_whole_set(path, folder, variant, archive):
 
 
 def sha256_digest(text):
+    """Parses 64 hexadecimal digits; an argparse type."""
     if not re.fullmatch('[0-9a-fA-F]{64}', text):
         raise argparse.ArgumentTypeError(f'{text!r} is not 64 hexadecimal digits')
     return text.lower()
@@ -600,18 +621,18 @@ def sha256_digest(text):
 def main(argv=None):
     parser = cli.Parser(
         description='Downloads LFW (Labeled Faces in the Wild): 13,233 photographs of 5,749 people '
-                    'into DIR/lfw. Broken off, it goes on when started again.')
+                    'into DIR/lfw. After an interruption the same command resumes the download.')
     parser.add_argument('--variant', choices=VARIANTS, default='original',
                         help='original: 181 MB; funneled: aligned, 243 MB; deepfunneled: aligned '
                              'better, 109 MB (default: %(default)s)')
     parser.add_argument('--data-dir', default='datasets', metavar='DIR',
-                        help='photographs end in DIR/lfw (default: %(default)s)')
+                        help='photographs go to DIR/lfw (default: %(default)s)')
     source = parser.add_mutually_exclusive_group()
     source.add_argument('--archive', metavar='FILE',
                         help='an archive that you have: nothing is downloaded, FILE is left alone')
     source.add_argument('--url', help='download from here instead of the known mirrors')
     parser.add_argument('--sha256', type=sha256_digest, metavar='HEX',
-                        help='what the archive must have, instead of the known checksum')
+                        help='checksum that the archive must have, instead of the known one')
     args = parser.parse_args(argv)
 
     archive = VARIANTS[args.variant]
@@ -625,7 +646,7 @@ def main(argv=None):
     except DownloadError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
-    except OSError as error:    # no such archive, no right to write, disk full
+    except OSError as error:    # a missing archive, no permission to write, a full disk
         print(f'error: {error.filename or args.data_dir}: {error.strerror or error}',
               file=sys.stderr)
         return 2

@@ -6,11 +6,11 @@
     python evaluate.py --all --sheet
     python evaluate.py --ckpt model/dcgan_celeba_attributes --labels model/labels.pb   does it obey?
 
-Every figure stands beside the floor: the same figure of photographs against other photographs of
-the set, as many on either side. A figure means something only beside its floor, and only beside
-figures of the same protocol (which is printed first): images, crop and set.
+Every figure stands beside its floor: the same figure of photographs against as many other
+photographs of the set. Compare a figure only with its floor and with figures of the same protocol
+(images, crop and set), which is printed first.
 
-What is measured, and how, is in metrics.py. FID, KID, precision and recall need the Inception
+dcgan/metrics.py says how each figure is measured. FID, KID, precision and recall need the Inception
 network that they are defined with: it is published as
 http://download.tensorflow.org/models/image/imagenet/inception-2015-12-05.tgz
 and --inception names the file classify_image_graph_def.pb in it.
@@ -30,17 +30,17 @@ import sampler
 from dcgan import cache, checkpoint, cli, datasets, files, metadata, metrics, pictures, session
 from dcgan.photographs import DataError
 
-MOST = 10000                # images a side, unless asked for otherwise
-FEWEST = 8
+MAX_IMAGES = 10000          # images a side without --num
+MIN_IMAGES = 8
 KID_SUBSET = 1000
 NETWORK_BATCH, SAMPLES_BATCH = 50, 64
-ASKED = 512                 # latents by which an attribute is judged
-CANDIDATES = 1000           # samples, of which
-SHEET_ROWS, SHEET_PHOTOGRAPHS = 12, 5       # the nearest to a photograph are shown
-MOST_FEATURES = 4096        # of an image: their covariances are a matrix as wide
+ATTRIBUTE_LATENTS = 512     # latents that each attribute is measured with
+CANDIDATES = 1000           # samples that --sheet compares with the photographs
+SHEET_ROWS, SHEET_PHOTOGRAPHS = 12, 5       # samples that it shows; photographs beside each
+MAX_FEATURES = 4096         # of an image; their covariance matrix has as many rows and columns
 NETWORKS = ('ExpandDims', 'pool_3'), ('images', 'features')     # Inception's, classify.py's
-FORMAT = 1                  # of what is cached; a change to a measure makes all of it anew
-LABELS = {                  # '' is the image size or that of a pyramid's level
+FORMAT = 1                  # of the cached measures; a changed measure needs a new number
+LABELS = {                  # {0}: the side of a pyramid's level, the image size at the first
     'swd': 'sliced Wasserstein · 10³, mean', 'swd_': 'sliced Wasserstein · 10³, {0}x{0}',
     'ms_ssim': 'MS-SSIM of pairs', 'fid': 'Fréchet distance', 'kid': 'kernel distance',
     'kid_deviation': 'kernel distance, deviation',
@@ -54,7 +54,7 @@ def main(argv=None):
 
 
 def evaluate(args):
-    # Before anything is measured: can it be written?
+    # An output that can't be written fails before anything is measured.
     if args.json:
         cli.check_writable(args.json)
         if checkpoint.is_metadata(args.json):
@@ -62,40 +62,41 @@ def evaluate(args):
     if args.all or args.sheet:
         os.makedirs(args.out, exist_ok=True)
 
-    # what is compared with what
+    # what to compare
     newest = checkpoint.find(args.ckpt)
     cli.check_utf8('--ckpt', newest)
-    facts = metadata.read(newest)
-    checkpoints = of_the_run(newest) if args.all else [(facts.get('step'), newest)]
-    args.dataset = args.dataset or facts.get('settings', {'dataset': 'lfw'})['dataset']
+    saved = metadata.read(newest)
+    checkpoints = checkpoints_of_run(newest) if args.all else [(saved.get('step'), newest)]
+    args.dataset = args.dataset or saved.get('settings', {'dataset': 'lfw'})['dataset']
     source = datasets.find(args.dataset, args.data_dir)
-    crop = find_crop(args.crop, facts, source, newest)
-    graph_def = read_graph(args.inception) if args.inception else None
-    labels_def = None
+    crop = find_crop(args.crop, saved, source, newest)
+    inception_file = read_graph(args.inception) if args.inception else None
+    labels_file = None
     if args.labels:
-        labels_def, read_on_photographs = read_graph(args.labels), read_labels(args.labels)
-        known = metadata.read_labels(newest)[0]
-        if not known:
+        labels_file, label_accuracy = read_graph(args.labels), read_labels(args.labels)
+        attributes = metadata.read_labels(newest)[0]
+        if not attributes:
             cli.fail(f'--labels {args.labels}: {newest} was trained without --attributes')
-        for name in known:
-            cli.check_name(f'--labels {args.labels}: label', name, read_on_photographs)
+        for name in attributes:
+            cli.check_name(f'--labels {args.labels}: label', name, label_accuracy)
     tf = session.set_up(args.verbose, args.device)
-    by_features = parse_graph(tf, graph_def, f'--inception {args.inception}')
-    by_labels = parse_graph(tf, labels_def, f'--labels {args.labels}')
-    if by_features:
-        args.input, args.output = tensors_of(by_features, args.input, args.output)
+    inception_graph = parse_graph(tf, inception_file, f'--inception {args.inception}')
+    labels_graph = parse_graph(tf, labels_file, f'--labels {args.labels}')
+    if inception_graph:
+        args.input, args.output = find_tensors(inception_graph, args.input, args.output)
     image_size = checkpoint.read_generator(newest)[0]
     photographs = cache.load(source, image_size, crop, args.data_dir)
-    if len(photographs.images) < 2 * FEWEST:
+    if len(photographs.images) < 2 * MIN_IMAGES:
         raise DataError(f'{source.folder}: {len(photographs.images)} photographs are too few '
-                             f'to compare with; at least {2 * FEWEST} are needed')
-    count = min(args.num or min(MOST, len(photographs.images) // 2), len(photographs.images))
+                        f'to compare with; at least {2 * MIN_IMAGES} are needed')
+    count = min(args.num or min(MAX_IMAGES, len(photographs.images) // 2),
+                len(photographs.images))
     floor_count = min(count, len(photographs.images) // 2)
-    trained_on_these = facts.get('data', {}).get('crc32', photographs.crc32) == photographs.crc32
-    if args.held_out and not trained_on_these:
+    is_training_set = saved.get('data', {}).get('crc32', photographs.crc32) == photographs.crc32
+    if args.held_out and not is_training_set:
         cli.fail(f'--held-out {args.held_out}: {newest} was trained on other photographs than '
                  f'--dataset {source.name}')
-    held_out = find_held_out(args, source, photographs, crop) if trained_on_these else None
+    held_out = find_held_out(args, source, photographs, crop) if is_training_set else None
 
     protocol = {
         'dataset': source.name, 'photographs': len(photographs.images),
@@ -103,25 +104,27 @@ def evaluate(args):
         'resize': 'Pillow BILINEAR', 'images': count, 'floor_images': floor_count,
         'seed': args.seed, 'raw': args.raw,
         'held_out': held_out and {'dataset': held_out[0], 'photographs': len(held_out[1])},
-        'network': None if graph_def is None else {
+        'network': None if inception_file is None else {
             'file': os.path.basename(args.inception), 'input': args.input, 'output': args.output,
-            'sha256': hashlib.sha256(graph_def).hexdigest()},
-        'labels': None if labels_def is None else {
-            'file': os.path.basename(args.labels), 'latents': ASKED,
-            'sha256': hashlib.sha256(labels_def).hexdigest()}}
+            'sha256': hashlib.sha256(inception_file).hexdigest()},
+        'labels': None if labels_file is None else {
+            'file': os.path.basename(args.labels), 'latents': ATTRIBUTE_LATENTS,
+            'sha256': hashlib.sha256(labels_file).hexdigest()}}
     if args.num and args.num > count:
         print(f'--num {args.num}: {source.folder} holds {count:,} photographs, so {count:,} images '
               'a side are compared')
-    print_protocol(protocol, facts, newest, trained_on_these)
+    print_protocol(protocol, saved, newest, is_training_set)
 
-    # the photographs' side, then each checkpoint's
-    with network(tf, by_features, f'--inception {args.inception}', args.input,
-                 args.output) as features_of, network(
-                     tf, by_labels, f'--labels {args.labels}', 'images', 'logits') as logits_of:
-        real, floor = photographs_side(photographs, protocol, features_of)
+    # measuring the real images, then each checkpoint
+    with network(tf, inception_graph, f'--inception {args.inception}', args.input,
+                 args.output) as compute_features, \
+            network(tf, labels_graph, f'--labels {args.labels}', 'images',
+                    'logits') as compute_logits:
+        real, floor = measure_real(photographs, protocol, compute_features)
         if held_out:
-            copies_of, of_floor = copies_side(photographs.images, *held_out[1:], args.seed)
-            floor.update(of_floor)
+            measure_copies, copies_floor = copies_measure(photographs.images, *held_out[1:],
+                                                          args.seed)
+            floor.update(copies_floor)
         evaluated = []
         for step, prefix in checkpoints:
             try:
@@ -131,30 +134,31 @@ def evaluate(args):
                     raise
                 print(f'{error}: left out', file=sys.stderr)
                 continue
-            figures = compare(real, summary(samples, features_of))
+            figures = compare(real, summary(samples, compute_features))
             if held_out:
-                figures.update(copies_of(samples))
+                figures.update(measure_copies(samples))
             evaluated.append({'checkpoint': prefix, 'figures': figures, 'step': step})
             print_figures(prefix, figures, floor)
-            if logits_of:
-                found = obeyed(prefix, logits_of, list(read_on_photographs), args)
-                evaluated[-1]['attributes'] = found
-                print_obeyed(found, read_on_photographs)
-            if args.json:       # all so far, should it be stopped
+            if compute_logits:
+                accuracy = attribute_accuracy(prefix, compute_logits, list(label_accuracy), args)
+                evaluated[-1]['attributes'] = accuracy
+                print_attribute_accuracy(accuracy, label_accuracy)
+            if args.json:       # after each checkpoint, in case the program is stopped
                 files.write_json(args.json, {'protocol': protocol, 'floor': floor,
-                                                  'checkpoints': evaluated})
+                                             'checkpoints': evaluated})
 
-    # what is written beside the last of them
+    # pictures
     name = os.path.basename(evaluated[-1]['checkpoint'])
     if args.json:
         print(args.json)
     if args.all:
         path = os.path.join(args.out, f'measures_{checkpoint.STEP.sub("", name)}.png')
-        steps = [one['step'] for one in evaluated]
+        steps = [entry['step'] for entry in evaluated]
         pictures.plot_measures(path, steps, {
-            label(key): ([one['figures'][key] for one in evaluated], floor[key]) for key in floor})
+            label(key): ([entry['figures'][key] for entry in evaluated], floor[key])
+            for key in floor})
         print(path)
-    if args.sheet and not trained_on_these:
+    if args.sheet and not is_training_set:
         print('no sheet of nearest photographs: these are not what it was trained on')
     elif args.sheet:
         path = os.path.join(args.out, f'nearest_{name}.png')
@@ -163,34 +167,38 @@ def evaluate(args):
     return 0
 
 
-# what is compared with what
+# what to compare
 
-def of_the_run(prefix):
+def checkpoints_of_run(prefix):
     """[(step, prefix)] of all checkpoints of the run that prefix belongs to, by step."""
     name = checkpoint.STEP.sub('', os.path.basename(prefix))
-    found = checkpoint.checkpoints_of(os.path.dirname(prefix) or '.', name)
-    if not found:
+    checkpoints = checkpoint.checkpoints_of(os.path.dirname(prefix) or '.', name)
+    if not checkpoints:
         cli.fail(f'--all: {prefix} belongs to no run, its name ends in no step')
-    return found
+    return checkpoints
 
 
-def find_crop(asked, facts, source, prefix):
-    """The crop that the model was trained with; another one is refused."""
-    saved = facts.get('settings', {}).get('crop')
-    if asked is not None and saved is not None and asked != saved:
-        cli.fail(f'--crop {asked}: {prefix} was trained with --crop {saved}, and figures '
+def find_crop(given, saved, source, prefix):
+    """The crop that the model was trained with; exits if --crop gives another one.
+
+    given: --crop, or None. saved: the checkpoint's metadata. Without a saved crop --crop counts,
+    and without --crop the set's own.
+    """
+    trained = saved.get('settings', {}).get('crop')
+    if given is not None and trained is not None and given != trained:
+        cli.fail(f'--crop {given}: {prefix} was trained with --crop {trained}, and figures '
                  'across crops can\'t be compared')
-    return next(crop for crop in (saved, asked, source.crop) if crop is not None)
+    return next(crop for crop in (trained, given, source.crop) if crop is not None)
 
 
 def find_held_out(args, source, photographs, crop):
-    """(name, images, others) that the model was not trained on, or None where there are none.
+    """(name, images, others) that the model was not trained on, or None if there are none.
 
-    CelebA's own test part, unless others are named. others: images of yet other people, CelebA's
+    They are --held-out, otherwise CelebA's test part. others: images of yet other people, CelebA's
     valid part, or None.
     """
-    def load(found):
-        loaded = cache.load(found, photographs.images.shape[1], crop, args.data_dir, FEWEST)
+    def load(held_out):
+        loaded = cache.load(held_out, photographs.images.shape[1], crop, args.data_dir, MIN_IMAGES)
         if loaded.crc32 == photographs.crc32:
             cli.fail(f'--held-out {args.held_out}: these are the photographs of --dataset '
                      f'{source.name}')
@@ -198,44 +206,46 @@ def find_held_out(args, source, photographs, crop):
 
     if args.held_out:
         try:
-            found = datasets.find(args.held_out, args.data_dir)
+            held_out = datasets.find(args.held_out, args.data_dir)
         except DataError as error:
             cli.fail(str(error).replace('--dataset', '--held-out', 1))
-        return found.name, load(found), None
+        return held_out.name, load(held_out), None
     if args.dataset != 'celeba':
         return None
     try:
-        found = datasets.find('celeba', args.data_dir, 'test')
-        images, others = load(found), None
-    except DataError:      # not there, or too few
+        held_out = datasets.find('celeba', args.data_dir, 'test')
+        images, others = load(held_out), None
+    except DataError:      # missing, or too few
         return None
     with contextlib.suppress(DataError):
         others = load(datasets.find('celeba', args.data_dir, 'valid'))
-    return found.name, images, others
+    return held_out.name, images, others
 
 
-def print_protocol(protocol, facts, prefix, trained_on_these):
-    p = protocol
-    crop = f'middle {p["crop"]}x{p["crop"]}' if p['crop'] else 'largest square'
-    print(f'{p["photographs"]:,} photographs of {p["dataset"]}, {crop} by {p["resize"]} to '
-          f'{p["image_size"]}x{p["image_size"]}')
+def print_protocol(protocol, saved, prefix, is_training_set):
+    """Prints what is compared, and which figures are left out and why."""
+    crop, size = protocol['crop'], protocol['image_size']
+    cut = f'middle {crop}x{crop}' if crop else 'largest square'
+    print(f'{protocol["photographs"]:,} photographs of {protocol["dataset"]}, {cut} by '
+          f'{protocol["resize"]} to {size}x{size}')
     floor = 'the floor likewise'
-    if p['floor_images'] < p['images']:
-        floor = f'for the floor {p["floor_images"]:,}, half of them all'
-    print(f'{p["images"]:,} images a side, {floor}; seed {p["seed"]}')
-    if not facts:
+    if protocol['floor_images'] < protocol['images']:
+        floor = f'for the floor {protocol["floor_images"]:,}, half of them all'
+    print(f'{protocol["images"]:,} images a side, {floor}; seed {protocol["seed"]}')
+    held_out, features = protocol['held_out'], protocol['network']
+    if not saved:
         print(f'beside {prefix} nothing says what it was trained on: taken to be these')
-    elif not trained_on_these:
-        print(f'{prefix} was trained on other photographs ({facts["data"]["dataset"]}): '
+    elif not is_training_set:
+        print(f'{prefix} was trained on other photographs ({saved["data"]["dataset"]}): '
               'nothing is said of copies')
-    elif p['held_out']:
-        print(f'copies: against {p["held_out"]["photographs"]:,} photographs of '
-              f'{p["held_out"]["dataset"]} that it was not trained on')
+    elif held_out:
+        print(f'copies: against {held_out["photographs"]:,} photographs of '
+              f'{held_out["dataset"]} that it was not trained on')
     else:
         print('no photographs that it was not trained on, so nothing is said of copies: '
               '--held-out names some')
-    if p['network']:
-        print(f'features: {p["network"]["output"]} of {p["network"]["file"]}')
+    if features:
+        print(f'features: {features["output"]} of {features["file"]}')
     else:
         print('no --inception, so no Fréchet and kernel distance (FID, KID), precision and '
               'recall: --help says where it is published')
@@ -244,19 +254,20 @@ def print_protocol(protocol, facts, prefix, trained_on_these):
 
 # measuring
 
-def summary(images, features_of):
-    """{name: array} that compare needs of a set of images."""
-    found = {f'swd_{side}': histogram for side, histogram in metrics.swd_profile(images).items()}
+def summary(images, compute_features):
+    """{name: array} that compare needs of a set of images; with `features` if they are computed."""
+    arrays = {f'swd_{side}': histogram for side, histogram in metrics.swd_profile(images).items()}
     pairs = len(images) // 2
-    found['ms_ssim'] = metrics.ms_ssim(images[:pairs], images[pairs:2 * pairs])
-    if features_of:
-        found['features'] = features_of(images)
-    return found
+    arrays['ms_ssim'] = metrics.ms_ssim(images[:pairs], images[pairs:2 * pairs])
+    if compute_features:
+        arrays['features'] = compute_features(images)
+    return arrays
 
 
 def compare(real, fake):
-    """{name: figure} of the summary of fake images against that of real ones."""
-    profiles = [{key: one[key] for key in one if key.startswith('swd_')} for one in (real, fake)]
+    """{name: figure} of fake images against real ones, from their summaries."""
+    profiles = [{key: arrays[key] for key in arrays if key.startswith('swd_')}
+                for arrays in (real, fake)]
     figures = metrics.swd(*profiles)
     figures['swd'] = float(np.mean(list(figures.values())))
     figures['ms_ssim'] = float(fake['ms_ssim'])
@@ -269,35 +280,37 @@ def compare(real, fake):
     return figures
 
 
-def photographs_side(photographs, protocol, features_of):
-    """(summary of the photographs, {name: floor}), from the cache or measured and kept there."""
-    kept_for = [FORMAT, [protocol[key] for key in ('crc32', 'images', 'seed', 'network')]]
-    key = hashlib.sha256(json.dumps(kept_for).encode()).hexdigest()[:16]
+def measure_real(photographs, protocol, compute_features):
+    """(summary of the real images, {name: floor}), read from the cache or measured and kept."""
+    depends_on = [FORMAT, [protocol[key] for key in ('crc32', 'images', 'seed', 'network')]]
+    key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
     path = f'{photographs.path}.measures-{key}.npz'
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            kept = dict(kept)
-        return kept, json.loads(str(kept.pop('floor')))
+        with np.load(path, allow_pickle=False) as file:
+            cached = dict(file)
+        return cached, json.loads(str(cached.pop('floor')))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        pass        # not there, half of it or damaged
-    # Shuffled, as neighbours in a set are alike: photographs of one person.
+        pass        # missing, cut short or damaged
+    # Shuffled, because neighbours in a set are often photographs of one person.
     order = np.random.RandomState(protocol['seed']).permutation(len(photographs.images))
     count, floor_count = protocol['images'], protocol['floor_images']
-    real = summary(photographs.images[order[:count]], features_of)
-    half = real
+    real = summary(photographs.images[order[:count]], compute_features)
+    floor_real = real
     if floor_count < count:
-        half = summary(photographs.images[order[:floor_count]], features_of)
-    others = photographs.images[order[floor_count:2 * floor_count]]
-    floor = compare(half, summary(others, features_of))
+        floor_real = summary(photographs.images[order[:floor_count]], compute_features)
+    other_images = photographs.images[order[floor_count:2 * floor_count]]
+    floor = compare(floor_real, summary(other_images, compute_features))
     with files.atomic_write(path, shared=True) as partial, open(partial, 'wb') as f:
         np.savez_compressed(f, floor=json.dumps(floor), **real)
     return real, floor
 
 
-def copies_side(photographs, held_out, others, seed):
-    """(function: samples -> figures of copies, those of others, None: by halves of held_out).
+def copies_measure(photographs, held_out, others, seed):
+    """(function, floor): the function takes samples and returns {name: figure} of copies.
 
-    Where both halves show the same people they are near each other, and the share is below 0.
+    others: real images whose figures are the floor. If None, the floor is measured between the two
+    halves of held_out; if both halves show the same people, they are near each other, and the
+    floor's share is below 0.
     """
     training, unseen = metrics.thumbnails(photographs), metrics.thumbnails(held_out)
 
@@ -313,7 +326,7 @@ def copies_side(photographs, held_out, others, seed):
 
 
 def draw(prefix, count, args):
-    """uint8 [count, image_size, image_size, 3]."""
+    """Draws samples of a checkpoint, uint8 [count, image_size, image_size, 3]."""
     with sampler.Sampler(prefix, args.raw) as generator, \
             cli.Progress(count, 'samples') as progress:
         shape = (count, generator.image_size, generator.image_size, 3)
@@ -325,36 +338,40 @@ def draw(prefix, count, args):
     return images
 
 
-def obeyed(prefix, logits_of, labels, args):
-    """{attribute: {figure: value}} of whether the faces have what is asked of them.
+def attribute_accuracy(prefix, compute_logits, labels, args):
+    """{attribute: {figure: value}}: how well the samples have the attributes of their labels.
 
-    The same latents and other labels with 1 and with -1 asked for. labels: what logits are of.
-    `asked` and `not_asked` are the shares read as having it, `balanced` the mean share read right.
+    Each attribute is set to 1 and then to -1, with the same latents and the same other labels.
+    labels: names of the logits' columns. `asked` and `not_asked` are the shares that the network
+    reads as having the attribute, at 1 and at -1; `balanced` is the mean share that it reads right.
     """
-    found = {}
+    accuracy = {}
     with sampler.Sampler(prefix, args.raw) as generator:
-        latents = np.concatenate(list(generator.latents(args.seed, ASKED)))
-        for number, name in enumerate(generator.attributes):
-            wanted = generator.labels(args.seed, ASKED)
+        latents = np.concatenate(list(generator.latents(args.seed, ATTRIBUTE_LATENTS)))
+        for column, name in enumerate(generator.attributes):
+            sample_labels = generator.labels(args.seed, ATTRIBUTE_LATENTS)
             shares = []
             for value in (1, -1):
-                wanted[:, number] = value
+                sample_labels[:, column] = value
                 images = np.concatenate([
                     generator.draw(latents[start:start + SAMPLES_BATCH],
-                                   wanted[start:start + SAMPLES_BATCH])
-                    for start in range(0, ASKED, SAMPLES_BATCH)])
-                logits = logits_of(images)
+                                   sample_labels[start:start + SAMPLES_BATCH])
+                    for start in range(0, ATTRIBUTE_LATENTS, SAMPLES_BATCH)])
+                logits = compute_logits(images)
                 if logits.shape[1] != len(labels):
                     cli.fail(f'--labels {args.labels}: reads {logits.shape[1]} labels, '
                              f'{args.labels}.json names {len(labels)}')
                 shares.append(float((logits[:, labels.index(name)] > 0).mean()))
-            found[name] = {'asked': shares[0], 'not_asked': shares[1],
-                           'balanced': (shares[0] + 1 - shares[1]) / 2}
-    return found
+            accuracy[name] = {'asked': shares[0], 'not_asked': shares[1],
+                              'balanced': (shares[0] + 1 - shares[1]) / 2}
+    return accuracy
 
 
 def nearest_sheet(samples, photographs):
-    """Of the first samples those nearest to a photograph, each before its nearest photographs."""
+    """A sheet of the samples nearest to a photograph, each before its nearest photographs.
+
+    Only the first CANDIDATES samples are compared.
+    """
     samples = samples[:CANDIDATES]
     distances, numbers = metrics.nearest(metrics.thumbnails(samples),
                                          metrics.thumbnails(photographs), SHEET_PHOTOGRAPHS)
@@ -363,37 +380,38 @@ def nearest_sheet(samples, photographs):
     return pictures.sheet(np.concatenate(rows), 1 + SHEET_PHOTOGRAPHS)
 
 
-# the network whose features FID, KID, precision and recall compare
+# networks: Inception for FID, KID, precision and recall; classify.py's also for labels
 
 def read_graph(path):
+    """Reads a frozen graph's file as bytes."""
     with open(path, 'rb') as f:
         return f.read()
 
 
-def parse_graph(tf, graph_def, named):
-    """The GraphDef in a file's content; None of None."""
-    if graph_def is None:
+def parse_graph(tf, content, option):
+    """The GraphDef in a file's content; None for None. option: see network."""
+    if content is None:
         return None
     from google.protobuf.message import DecodeError
     frozen = tf.GraphDef()
     try:
-        frozen.ParseFromString(graph_def)
+        frozen.ParseFromString(content)
     except DecodeError:
         frozen.Clear()
     if not frozen.node:
-        cli.fail(f'{named}: is no frozen graph, or damaged')
+        cli.fail(f'{option}: is no frozen graph, or damaged')
     return frozen
 
 
-def tensors_of(frozen, input, output):
-    """The names of a network's tensors: those asked for, else those of a network that is known."""
+def find_tensors(frozen, input, output):
+    """(input, output), names of a network's tensors: those given, else those of NETWORKS."""
     names = {node.name for node in frozen.node}
     known = next((pair for pair in NETWORKS if names.issuperset(pair)), NETWORKS[0])
     return input or known[0] + ':0', output or known[1] + ':0'
 
 
 def read_labels(path):
-    """{label: balanced accuracy on photographs} that classify.py has written beside its graph."""
+    """Reads {label: balanced accuracy on photographs}, which classify.py wrote beside its graph."""
     try:
         with open(path + '.json', encoding='utf-8') as f:
             return {str(name): float(accuracy) for name, accuracy in json.load(f).items()}
@@ -402,11 +420,12 @@ def read_labels(path):
 
 
 @contextlib.contextmanager
-def network(tf, frozen, named, input, output):
-    """A function from uint8 images to features, float32 [n, d], by a GraphDef; or None.
+def network(tf, frozen, option, input, output):
+    """Yields a function from uint8 images to a GraphDef's output, float32 [n, d]; None for None.
 
-    named: the option and the file. The graph takes float images [n, h, w, 3] in [0, 255] and
-    scales them itself. Its input is replaced, since the published one takes a single image.
+    option: the option and its file, for messages. The graph takes float images [n, h, w, 3] in
+    [0, 255] and scales them itself. Its input is replaced, because the published one takes a single
+    image.
     """
     if frozen is None:
         yield None
@@ -415,47 +434,48 @@ def network(tf, frozen, named, input, output):
     for name in (input, output):
         name = name.partition(':')[0]
         if name not in names:
-            cli.fail(f'{named}: has no {name}; it {contents(frozen)}')
+            cli.fail(f'{option}: has no {name}; it {describe(frozen)}')
     with tf.Graph().as_default() as graph:
-        images = tf.placeholder(tf.float32, [None, None, None, 3])
+        placeholder = tf.placeholder(tf.float32, [None, None, None, 3])
         try:
-            found, = tf.import_graph_def(frozen, {tensor_name(input): images},
-                                         [tensor_name(output)])
+            output_tensor, = tf.import_graph_def(frozen, {tensor_name(input): placeholder},
+                                                 [tensor_name(output)])
         except ValueError as error:
-            cli.fail(f'{named}: {str(error).splitlines()[0]}')
+            cli.fail(f'{option}: {str(error).splitlines()[0]}')
 
-    def features_of(batch_of):
+    def compute_features(images):
         features = []
-        with cli.Progress(len(batch_of), 'images through the network') as progress:
-            for start in range(0, len(batch_of), NETWORK_BATCH):
-                batch = batch_of[start:start + NETWORK_BATCH].astype(np.float32)
+        with cli.Progress(len(images), 'images through the network') as progress:
+            for start in range(0, len(images), NETWORK_BATCH):
+                batch = images[start:start + NETWORK_BATCH].astype(np.float32)
                 try:
-                    features.append(sess.run(found, {images: batch}))
+                    features.append(sess.run(output_tensor, {placeholder: batch}))
                 except tf.errors.OpError as error:
-                    cli.fail(f'{named}: {checkpoint.first_line(error)}')
+                    cli.fail(f'{option}: {checkpoint.first_line(error)}')
                 if features[-1].shape[:1] != (len(batch),) or (
-                        features[-1].size > MOST_FEATURES * len(batch)):
-                    cli.fail(f'{named}: {output} of {len(batch)} images of '
+                        features[-1].size > MAX_FEATURES * len(batch)):
+                    cli.fail(f'{option}: {output} of {len(batch)} images of '
                              f'{batch.shape[1]}x{batch.shape[2]} is '
                              f'{list(features[-1].shape)}, not {len(batch)} rows of at most '
-                             f'{MOST_FEATURES:,} features')
+                             f'{MAX_FEATURES:,} features')
                 progress.update(len(batch))
         features = np.concatenate(features)
         return features.reshape(len(features), -1).astype(np.float32, copy=False)
 
     with session.open_session(graph) as sess:
-        yield features_of
+        yield compute_features
 
 
 def tensor_name(name):
+    """The name of a tensor, also for that of its op."""
     return name if ':' in name else name + ':0'
 
 
-def contents(graph_def):
-    """What might be meant for input and output, of a graph that lacks what was."""
-    used = {name.lstrip('^').partition(':')[0] for node in graph_def.node for name in node.input}
-    inputs = [node.name for node in graph_def.node if node.op == 'Placeholder']
-    outputs = [node.name for node in graph_def.node if node.name not in used]
+def describe(frozen):
+    """Names a graph's inputs and outputs, for the message that a tensor is missing."""
+    used = {name.lstrip('^').partition(':')[0] for node in frozen.node for name in node.input}
+    inputs = [node.name for node in frozen.node if node.op == 'Placeholder']
+    outputs = [node.name for node in frozen.node if node.name not in used]
     return (f'takes {", ".join(inputs[:5]) or "nothing"} and '
             f'ends in {", ".join(outputs[:5]) or "nothing"}')
 
@@ -463,6 +483,7 @@ def contents(graph_def):
 # printing
 
 def label(key):
+    """The printed label of a figure."""
     name, _, side = key.rpartition('_')
     return LABELS[f'{name}_'].format(side) if side.isdigit() else LABELS[key]
 
@@ -474,11 +495,12 @@ def print_figures(prefix, figures, floor):
     sys.stdout.flush()
 
 
-def print_obeyed(found, on_photographs):
+def print_attribute_accuracy(accuracy, label_accuracy):
+    """Prints attribute_accuracy's figures beside read_labels' accuracy on photographs."""
     print(f'\n{"read on faces":22} {"asked 1":>8} {"asked -1":>8} {"right":>8} {"photographs":>12}')
-    for name, figures in found.items():
+    for name, figures in accuracy.items():
         print(f'{name:22} {figures["asked"]:8.1%} {figures["not_asked"]:8.1%} '
-              f'{figures["balanced"]:8.1%} {on_photographs[name]:12.1%}')
+              f'{figures["balanced"]:8.1%} {label_accuracy[name]:12.1%}')
     sys.stdout.flush()
 
 
@@ -489,11 +511,11 @@ def parse(argv):
     cli.add_checkpoint(parser)
     parser.add_argument('--all', action='store_true',
                         help='all checkpoints of its run, and a picture of the figures by step')
-    parser.add_argument('--num', '--max-images', type=cli.int_between(FEWEST), metavar='N',
-                        help=f'images a side, as many as the set has at most (half of the set, '
-                             f'{MOST:,} at most)')
+    parser.add_argument('--num', '--max-images', type=cli.int_between(MIN_IMAGES), metavar='N',
+                        help=f'images a side, at most as many as the set has (half of the set, at '
+                             f'most {MAX_IMAGES:,})')
     parser.add_argument('--seed', type=cli.int_between(0, 2 ** 32 - 1), default=0, metavar='N',
-                        help='of the noise and of which photographs (%(default)s)')
+                        help='seed of the noise and of the choice of photographs (%(default)s)')
 
     group = parser.add_argument_group('photographs')
     group.add_argument('--dataset',
@@ -502,11 +524,11 @@ def parse(argv):
     group.add_argument('--data-dir', default='datasets', metavar='DIR',
                        help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
     group.add_argument('--crop', type=cli.int_between(0), metavar='N',
-                       help='for a checkpoint without settings: take the middle N x N pixels of '
+                       help='for a checkpoint without metadata: take the middle N x N pixels of '
                             "a photograph (the set's own)")
     group.add_argument('--held-out', metavar='SET',
                        help='photographs that the model was not trained on, of the same kind as '
-                            "those it was (CelebA's test part)")
+                            "its training set (CelebA's test part)")
 
     group = parser.add_argument_group('network')
     group.add_argument('--inception', metavar='FILE',
@@ -518,14 +540,14 @@ def parse(argv):
                        help=f'its tensor of features ({NETWORKS[0][1]}; features)')
 
     group.add_argument('--labels', metavar='FILE',
-                       help="classify.py's graph: reads on the faces whether they have what "
-                            'was asked for, of the same latents once with and once without it')
+                       help="classify.py's graph: reads on the faces whether they have each "
+                            'attribute, drawn from the same latents once with and once without it')
 
     group = parser.add_argument_group('output')
     group.add_argument('--json', metavar='FILE', help='also write the figures and the protocol')
     group.add_argument('--sheet', action='store_true',
                        help='also a sheet of the samples most like a photograph, each before its '
-                            'nearest ones: it shows photographs, so mind where it goes')
+                            'nearest photographs: it shows them, so mind where it goes')
     group.add_argument('--out', default='samples/', metavar='DIR',
                        help='where the pictures go (%(default)s)')
     cli.add_tensorflow(parser)

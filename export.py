@@ -1,16 +1,16 @@
-"""Writes a trained generator for other runtimes, and checks what it wrote in each.
+"""Writes a trained generator for another runtime, and checks the file there.
 
     python export.py --ckpt model/ --format onnx --out dcgan.onnx
     python export.py --ckpt model/ --format tflite --weights float16 --out dcgan.tflite
     python export.py --ckpt model/dcgan_lfw --format savedmodel --out dcgan/
 
-All take `noise` [n, z_dim], uniform in [-1, 1], for any n, and give `images` [n, s, s, 3] in
-[-1, 1]; a generator that knows attributes also takes `labels` [n, l] of -1 and 1. The names of the
-attributes are beside it as JSON: FILE.json for onnx and tflite, assets.extra/generator.json in a
-SavedModel's folder; with ONNX in its metadata_props too.
+Each format takes `noise` [n, z_dim], uniform in [-1, 1], for any n, and gives `images` [n, s, s, 3]
+in [-1, 1]; a generator that knows attributes also takes `labels` [n, l] of -1 and 1. JSON beside it
+names the attributes: FILE.json for onnx and tflite, assets.extra/generator.json in a SavedModel's
+folder. ONNX has them in its metadata_props too.
 
-Before it takes its place, what was written draws in its own runtime, TensorFlow's loader,
-onnxruntime or TensorFlow Lite's interpreter, and must draw what the checkpoint does.
+A new file is checked before it takes its place: it draws in its own runtime (TensorFlow's loader,
+onnxruntime or TensorFlow Lite's interpreter), and its images must be the checkpoint's.
 """
 import argparse
 import contextlib
@@ -23,26 +23,27 @@ import numpy as np
 import sampler
 from dcgan import checkpoint, cli, files, metadata, session
 
-CHECKED = (1, 15)       # images in each batch of the check
-# By the weights: what images may differ by, of [-1, 1], and the share of pixels that must keep to
-# it. In float32 sums in another order make 2e-6 where it was tried; 2 / 255 is a grey level.
-ALLOWED = {'float32': (1e-5, 1), 'float16': (2 / 255, 0.999)}
-EPSILON = 0.001         # ops.batch_norm's
-OPSET, IR = 13, 7       # of ONNX 1.8: old enough for what runs ONNX in a browser
-# Scopes in the generator of the transposed convolutions and the batch norm after each.
+CHECK_BATCHES = (1, 15)     # images in each batch of the check
+# For each type of weights: the largest difference of images in [-1, 1], and the share of pixels
+# that must not exceed it. In float32 another order of summation made 2e-6 in measurements;
+# 2 / 255 is one grey level.
+TOLERANCES = {'float32': (1e-5, 1), 'float16': (2 / 255, 0.999)}
+EPSILON = 0.001         # of ops.batch_norm
+OPSET, IR = 13, 7       # of ONNX 1.8, which is old enough for the runtimes in a browser
+# Scopes in the generator: each transposed convolution and the batch norm after it.
 CONVOLUTIONS = [('conv2d_transpose', 'BatchNorm_1'), ('conv2d_transpose_1', 'BatchNorm_2'),
                 ('conv2d_transpose_2', 'BatchNorm_3'), ('g', None)]
 SAVED_MODEL = {'saved_model.pb', 'variables', 'assets', 'assets.extra', 'fingerprint.pb',
-               'keras_metadata.pb'}      # what one may hold
+               'keras_metadata.pb'}      # all that one may hold
 
 
 class ExportError(ValueError):
-    """What was written does not draw what the checkpoint does."""
+    """The export can't be written, or does not draw the checkpoint's images."""
 
 
 def main(argv=None):
     return cli.run(export, parse(argv), {checkpoint.CheckpointError: '--ckpt ',
-                                             ExportError: '--out '})
+                                         ExportError: '--out '})
 
 
 def export(args):
@@ -53,7 +54,7 @@ def export(args):
     check_place(args, out)
     check_packages(args.format)
     os.makedirs(os.path.dirname(out), exist_ok=True)
-    # On a GPU TensorFlow multiplies float32 in fewer bits than the check allows for.
+    # A GPU may multiply float32 with fewer bits than the check tolerates.
     tf = session.set_up(args.verbose, 'cpu')
     if args.format == 'tflite' and tf.__version__.startswith('1.'):
         cli.fail(f"--format tflite: TensorFlow {tf.__version__} can't convert this network; "
@@ -62,34 +63,35 @@ def export(args):
     with sampler.Sampler(prefix, args.raw) as original, \
             sampler.Sampler(prefix, args.raw, plain=True) as generator, \
             files.replacing(out) as folder:
-        written = os.path.join(folder, os.path.basename(out))
-        feeds = list(latents(generator))
+        staged = os.path.join(folder, os.path.basename(out))
+        feeds = list(check_feeds(generator))
         with contextlib.nullcontext() if args.verbose else session.hidden_stderr():
             try:
-                write(generator, written, args.weights)
+                write(generator, staged, args.weights)
             except (OSError, tf.errors.OpError) as error:
                 why = getattr(error, 'strerror', None) or checkpoint.first_line(error)
                 raise ExportError(f"{args.out}: can't be written ({why})") from error
-            drawn = draw(written, feeds)
-        gap = compare(drawn, [original.run(**feed) for feed in feeds], args)
-        megabytes = size(written) / 1e6
+            images = draw(staged, feeds)
+        difference = compare(images, [original.run(**feed) for feed in feeds], args)
+        megabytes = size(staged) / 1e6
         if args.format != 'savedmodel':
-            files.write_json(written + '.json', facts(generator))
+            files.write_json(staged + '.json', describe(generator))
     print(f"{args.out}: {megabytes:.1f} MB, images differ from the checkpoint's by at most "
-          f'{gap:.1e} of [-1, 1]')
+          f'{difference:.1e} of [-1, 1]')
     return 0
 
 
-# each format: write(generator, path, weights) and draw(path, feeds)
+# Each format has write(generator, path, weights) and draw(path, feeds), a list of float32 images
+# [n, h, w, 3], one array for each feed {name of an input: array}.
 
 def write_savedmodel(generator, path, weights):
     import tensorflow.compat.v1 as tf
-    os.makedirs(path)       # so that a place which can't be written is an OSError
+    os.makedirs(path)       # raises OSError if the place can't be written
     with generator.sess.graph.as_default():
         tf.saved_model.simple_save(generator.sess, path, generator.inputs,
                                    {'images': generator.g})
     os.makedirs(os.path.join(path, 'assets.extra'))
-    files.write_json(os.path.join(path, 'assets.extra', 'generator.json'), facts(generator))
+    files.write_json(os.path.join(path, 'assets.extra', 'generator.json'), describe(generator))
 
 
 def draw_savedmodel(path, feeds):
@@ -102,11 +104,14 @@ def draw_savedmodel(path, feeds):
 
 
 def write_onnx(generator, path, weights):
-    """Batch norm is folded into the layer before it; between the layers images are [n, c, h, w]."""
+    """Writes ONNX with each batch norm folded into the layer before it.
+
+    Between the layers images are [n, c, h, w].
+    """
     import onnx
     import tensorflow.compat.v1 as tf
     from onnx import TensorProto, helper, numpy_helper
-    nodes, stored = [], []
+    nodes, initializers = [], []
 
     def add(kind, *inputs, **attributes):
         output = attributes.pop('output', f'{kind.lower()}_{len(nodes)}')
@@ -115,7 +120,7 @@ def write_onnx(generator, path, weights):
 
     def store(name, array, dtype='float32'):
         array = np.ascontiguousarray(array, dtype)
-        stored.append(numpy_helper.from_array(array, name))
+        initializers.append(numpy_helper.from_array(array, name))
         return add('Cast', name, to=TensorProto.FLOAT) if array.dtype == np.float16 else name
 
     variables = generator.sess.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES)
@@ -127,16 +132,16 @@ def write_onnx(generator, path, weights):
     if generator.attributes:
         h = add('Concat', 'noise', 'labels', axis=1)                    # (n, k + l)
     kernel, bias = arrays['generator/dense/kernel'], arrays['generator/dense/bias']
-    kernel, bias = folded(kernel.reshape(z, side, side, -1), bias.reshape(side, side, -1),
-                          arrays, 'BatchNorm')
+    kernel, bias = fold_batch_norm(kernel.reshape(z, side, side, -1),
+                                   bias.reshape(side, side, -1), arrays, 'BatchNorm')
     h = add('Gemm', h, store('dense/kernel', kernel.transpose(0, 3, 1, 2).reshape(z, -1), weights),
             store('dense/bias', bias.transpose(2, 0, 1).ravel()))       # (n, 8w·d·d)
     h = add('Reshape', h, store('dense/shape', [-1, kernel.shape[-1], side, side], 'int64'))
     for layer, norm in CONVOLUTIONS:
         h = add('Relu', h)
-        kernel, bias = folded(arrays[f'generator/{layer}/kernel'].transpose(0, 1, 3, 2),
-                              arrays[f'generator/{layer}/bias'], arrays, norm)
-        # TensorFlow's `same` of 5x5 and stride 2: of the three rows too many, one is the first.
+        kernel, bias = fold_batch_norm(arrays[f'generator/{layer}/kernel'].transpose(0, 1, 3, 2),
+                                       arrays[f'generator/{layer}/bias'], arrays, norm)
+        # TensorFlow's `same` for 5x5 and stride 2 drops three rows: the first and the last two.
         h = add('ConvTranspose', h, store(f'{layer}/kernel', kernel.transpose(2, 3, 0, 1), weights),
                 store(f'{layer}/bias', bias), strides=[2, 2], pads=[1, 1, 2, 2])    # (n, c, h, w)
     add('Transpose', add('Tanh', h), perm=[0, 2, 3, 1], output='images')      # (n, 16d, 16d, 3)
@@ -146,17 +151,20 @@ def write_onnx(generator, path, weights):
     values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
               for name, shape in shapes.items()}
     images = values.pop('images')
-    graph = helper.make_graph(nodes, 'generator', list(values.values()), [images], stored)
+    graph = helper.make_graph(nodes, 'generator', list(values.values()), [images], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR)
     helper.set_model_props(model, {name: value if isinstance(value, str) else json.dumps(value)
-                                   for name, value in facts(generator).items()})
+                                   for name, value in describe(generator).items()})
     onnx.checker.check_model(model, full_check=True)
     with open(path, 'wb') as f:
         f.write(model.SerializeToString())
 
 
-def folded(kernel, bias, arrays, norm):
-    """kernel [..., c] and bias [..., c] of a layer that does what batch norm after it does too."""
+def fold_batch_norm(kernel, bias, arrays, norm):
+    """(kernel [..., c], bias [..., c]) of a layer that includes the batch norm after it.
+
+    arrays: {name: value} of the generator's variables. norm: the batch norm's scope, or None.
+    """
     if norm is None:
         return kernel, bias
     beta, mean, variance = (arrays[f'generator/{norm}/{name}'].astype(np.float64)
@@ -189,7 +197,7 @@ def draw_tflite(path, feeds):
     model = tf.lite.Interpreter(path)
     inputs = {tensor['name']: tensor['index'] for tensor in model.get_input_details()}
     images, = (tensor['index'] for tensor in model.get_output_details())
-    drawn = []
+    batches = []
     for feed in feeds:
         for name, value in feed.items():
             model.resize_tensor_input(inputs[name], value.shape)
@@ -197,8 +205,8 @@ def draw_tflite(path, feeds):
         for name, value in feed.items():
             model.set_tensor(inputs[name], value)
         model.invoke()
-        drawn.append(model.get_tensor(images))
-    return drawn
+        batches.append(model.get_tensor(images))
+    return batches
 
 
 FORMATS = {'savedmodel': (write_savedmodel, draw_savedmodel),
@@ -206,47 +214,47 @@ FORMATS = {'savedmodel': (write_savedmodel, draw_savedmodel),
            'tflite': (write_tflite, draw_tflite)}
 
 
-def facts(generator):
-    """What goes with the file, in whatever form the format has for it."""
+def describe(generator):
+    """Metadata of an exported generator, which each format keeps in its own way."""
     return {'checkpoint': os.path.basename(generator.prefix), 'averaged': generator.averaged,
             'image_size': generator.image_size, 'z_dim': generator.z_dim,
             'attributes': generator.attributes,
-            # Some of the training set's, from which what is not asked for can be drawn.
+            # Rows of the training set, from which unspecified attributes can be drawn.
             'labels': metadata.labels_to_text(generator.known_labels)}
 
 
 # the check
 
-def latents(generator):
-    """Yields a batch for each of CHECKED: {name of an input: float32 [n, k]}."""
+def check_feeds(generator):
+    """Yields a feed for each of CHECK_BATCHES: {name of an input: float32 [n, k]}."""
     rng = np.random.RandomState(0)
-    for count in CHECKED:
+    for count in CHECK_BATCHES:
         feed = {'noise': rng.uniform(-1, 1, (count, generator.z_dim))}
         if generator.attributes:
             feed['labels'] = rng.choice([-1, 1], (count, len(generator.attributes)))
         yield {name: value.astype(np.float32) for name, value in feed.items()}
 
 
-def compare(drawn, wanted, args):
-    """The largest difference of two lists of images; ExportError where it is too large."""
-    if [images.shape for images in drawn] != [images.shape for images in wanted]:
+def compare(batches, expected, args):
+    """The largest difference of two lists of images; ExportError if it is too large."""
+    if [images.shape for images in batches] != [images.shape for images in expected]:
         raise ExportError(f'{args.out}: not written, since it gives images '
-                          f'{[images.shape for images in drawn]} for batches of {CHECKED}')
-    gaps = np.concatenate([np.abs(a - b) for a, b in zip(drawn, wanted)])
-    limit, share = ALLOWED[args.weights]
+                          f'{[images.shape for images in batches]} for batches of {CHECK_BATCHES}')
+    differences = np.concatenate([np.abs(a - b) for a, b in zip(batches, expected)])
+    limit, share = TOLERANCES[args.weights]
     with np.errstate(invalid='ignore'):
-        within = (gaps <= limit).all(axis=-1).mean()        # what is not finite isn't
+        within = (differences <= limit).all(axis=-1).mean()     # NaN and infinity are not
     if within < share:
         raise ExportError(f"{args.out}: not written, since its images differ from the checkpoint's "
-                          f'by up to {gaps.max():.1e} of [-1, 1], and {1 - within:.2%} of the '
-                          f'pixels by more than {limit:.1e}')
-    return gaps.max()
+                          f'by up to {differences.max():.1e} of [-1, 1], and {1 - within:.2%} of '
+                          f'the pixels by more than {limit:.1e}')
+    return differences.max()
 
 
-# where it goes
+# where the file goes
 
 def check_place(args, out):
-    """Ends with a sentence where what is at out is not what this format would replace."""
+    """Exits if something is at `out` that this format must not replace."""
     if args.format == 'savedmodel':
         try:
             checkpoint.refuse_patterns(out)
@@ -254,8 +262,8 @@ def check_place(args, out):
             cli.fail(f'--out {error}')
         if os.path.isfile(out):
             cli.fail(f'--out {args.out}: is a file; a SavedModel is a folder')
-        found = set(os.listdir(out)) if os.path.isdir(out) else set()
-        if found and not ('saved_model.pb' in found and found <= SAVED_MODEL):
+        names = set(os.listdir(out)) if os.path.isdir(out) else set()
+        if names and not ('saved_model.pb' in names and names <= SAVED_MODEL):
             cli.fail(f'--out {args.out}: is a folder of something else than a SavedModel')
         if os.path.ismount(out) or out == os.getcwd():
             cli.fail(f'--out {args.out}: is in use as a folder; name one in it, made anew each '
@@ -267,21 +275,23 @@ def check_place(args, out):
         cli.fail(f'--out {args.out}: is a checkpoint, whose .json would be written over')
     if checkpoint.is_metadata(out):
         cli.fail(f'--out {args.out}: is the settings of a checkpoint')
-    if os.path.exists(f'{out}.json') and not is_of_an_export(f'{out}.json'):
+    if os.path.exists(f'{out}.json') and not is_export_json(f'{out}.json'):
         cli.fail(f'--out {args.out}: {args.out}.json, which would be written over, is not that '
                  'of an export')
 
 
-def is_of_an_export(path):
+def is_export_json(path):
+    """Whether a file holds the metadata of an export, see describe."""
     try:
         with open(path, encoding='utf-8') as f:
-            found = json.load(f)
+            content = json.load(f)
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and {'image_size', 'z_dim'} <= set(found)
+    return isinstance(content, dict) and {'image_size', 'z_dim'} <= set(content)
 
 
 def check_packages(format_):
+    """Exits if a package that the format needs is missing."""
     if format_ == 'onnx':
         try:
             import onnx  # noqa: F401
@@ -291,7 +301,7 @@ def check_packages(format_):
 
 
 def size(path):
-    """Bytes of a file, or of all in a folder."""
+    """Bytes of a file, or of all files in a folder."""
     if os.path.isfile(path):
         return os.path.getsize(path)
     return sum(os.path.getsize(os.path.join(folder, name))
@@ -304,13 +314,13 @@ def parse(argv):
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_checkpoint(parser)
     parser.add_argument('--format', required=True, choices=list(FORMATS),
-                        help='of TensorFlow, of ONNX, or of TensorFlow Lite (LiteRT)')
+                        help='the format of TensorFlow, ONNX or TensorFlow Lite (LiteRT)')
     parser.add_argument('--out', required=True, metavar='FILE',
-                        help='what to write, for savedmodel a folder; what is there is replaced '
+                        help='the file to write, for savedmodel a folder; an old one is replaced '
                              'once the new one has passed its check')
     parser.add_argument('--weights', choices=['float32', 'float16'], default='float32',
-                        help='float16: half the size, computed in float32, and some pixels a grey '
-                             'level off; for onnx and tflite (%(default)s)')
+                        help='float16, for onnx and tflite: half the size, computed in float32; '
+                             'some pixels are a grey level off (%(default)s)')
     cli.add_verbose(parser)
     args = parser.parse_args(argv)
     if args.weights == 'float16' and args.format == 'savedmodel':

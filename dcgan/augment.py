@@ -1,11 +1,12 @@
-"""Augmentation of a batch of photographs, vectorised: uint8 [n, h, w, 3] in, a new one out.
+"""Vectorised augmentation of a batch of real images: uint8 [n, h, w, 3] in, a new batch out.
 
-What is done to photographs alone G learns to draw; see diffaugment.py for what it does not.
+G learns to reproduce augmentations that are applied only to real images. diffaugment.py has those
+that it does not reproduce.
 """
 import numpy as np
 
-# From RGB to brightness and two differences of colour (YIQ, NTSC 1953): there saturation is the
-# length of the latter two, hue their angle.
+# From RGB to brightness and two colour differences (YIQ, NTSC 1953). The vector of the two
+# differences has the saturation as its length and the hue as its angle.
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
@@ -16,7 +17,7 @@ def flip(images, rng):
 
 
 def crop(images, rng, pixels):
-    """Shifts each image by up to that many pixels each way; its edge fills what is laid bare."""
+    """Shifts each image by up to `pixels` in each direction; its edge fills the empty border."""
     count, height, width, _ = images.shape
     down, right = rng.randint(-pixels, pixels + 1, (2, count, 1))
     rows = np.clip(np.arange(height) - down, 0, height - 1)
@@ -25,7 +26,7 @@ def crop(images, rng, pixels):
 
 
 def rotate(images, rng, degrees):
-    """Turns each image by up to that many degrees either way, bilinear; its edge fills the rest."""
+    """Rotates each image by up to ±degrees, bilinear; its edge fills the empty corners."""
     count, height, width, _ = images.shape
     angle = np.radians(rng.uniform(-degrees, degrees, (count, 1, 1)))
     y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
@@ -35,30 +36,31 @@ def rotate(images, rng, degrees):
     top = np.minimum(from_y.astype(int), height - 2)
     left = np.minimum(from_x.astype(int), width - 2)
     v, h = (part.astype(np.float32) for part in (from_y - top, from_x - left))
-    place = (np.arange(count)[:, None, None] * height + top) * width + left
-    turned = np.empty_like(images)
-    for channel in range(3):            # whole planes: numpy is slow along an axis of three
+    index = (np.arange(count)[:, None, None] * height + top) * width + left
+    rotated = np.empty_like(images)
+    for channel in range(3):            # numpy is slow along an axis of length 3
         plane = images[..., channel].astype(np.float32).ravel()
-        upper = plane[place] * (1 - h) + plane[place + 1] * h
-        lower = plane[place + width] * (1 - h) + plane[place + width + 1] * h
-        turned[..., channel] = np.rint(upper * (1 - v) + lower * v)
-    return turned
+        upper = plane[index] * (1 - h) + plane[index + 1] * h
+        lower = plane[index + width] * (1 - h) + plane[index + width + 1] * h
+        rotated[..., channel] = np.rint(upper * (1 - v) + lower * v)
+    return rotated
 
 
 def color(images, rng, strength):
-    """Brightness ± strength of the range, contrast and saturation times 1 ± strength, hue turned.
+    """Changes brightness, contrast, saturation and hue of each image at random.
 
-    Hue by up to strength · 90 degrees either way.
+    Brightness changes by up to ±strength of the range of values. Contrast and saturation are
+    multiplied by 1 ± strength. Hue turns by up to ±strength · 90 degrees.
     """
     count = len(images)
     brightness, contrast, saturation, hue = rng.uniform(-strength, strength, (4, count))
     angle = hue * np.pi / 2
-    turn = np.zeros([count, 3, 3])
-    turn[:, 0, 0] = 1
-    turn[:, 1, 1] = turn[:, 2, 2] = (1 + saturation) * np.cos(angle)
-    turn[:, 2, 1] = (1 + saturation) * np.sin(angle)
-    turn[:, 1, 2] = -turn[:, 2, 1]
-    matrix = (1 + contrast)[:, None, None] * (np.linalg.inv(YIQ) @ turn @ YIQ)
+    transform = np.zeros([count, 3, 3])
+    transform[:, 0, 0] = 1
+    transform[:, 1, 1] = transform[:, 2, 2] = (1 + saturation) * np.cos(angle)
+    transform[:, 2, 1] = (1 + saturation) * np.sin(angle)
+    transform[:, 1, 2] = -transform[:, 2, 1]
+    matrix = (1 + contrast)[:, None, None] * (np.linalg.inv(YIQ) @ transform @ YIQ)
     pixels = images.reshape(count, -1, 3).astype(np.float32)
     mean = pixels.mean(axis=(1, 2), keepdims=True)
     pixels = (pixels - mean) @ matrix.swapaxes(1, 2).astype(np.float32) + mean
@@ -70,7 +72,7 @@ AUGMENTATIONS = {'flip': flip, 'crop': crop, 'rotate': rotate, 'color': color}
 
 
 def apply(names, images, rng, strengths):
-    """Each augmentation of names in turn, by its strength where strengths has one."""
+    """Applies each augmentation of names in turn, with its strength if strengths has one."""
     for name in names:
         images = AUGMENTATIONS[name](images, rng, *([strengths[name]] if name in strengths else []))
     return images

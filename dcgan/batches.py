@@ -1,4 +1,4 @@
-"""Batches, noise and labels as functions of (seed, step), so that a resumed run is the same run."""
+"""Batches, noise and labels as functions of (seed, step), so that a resumed run is identical."""
 import functools
 import zlib
 
@@ -8,7 +8,7 @@ from dcgan import augment
 
 
 class Batches:
-    """This worker's batches, noise and labels for each step.
+    """The batches, noise and labels of this worker for each step.
 
     A step takes d_steps batches of batch_size images from each worker. N workers with batches of
     B see the same images as one worker with batches of N·B.
@@ -24,13 +24,13 @@ class Batches:
                           for key in settings if 'augment_' in key}
 
     def real(self, step):
-        """All workers' real images of a step, augmented, uint8 [step_size, h, w, 3]."""
+        """Returns all workers' real images of a step, augmented, uint8 [step_size, h, w, 3]."""
         images = batch(self.images, self.step_size, self.seed, step)
         return augment.apply(self.settings['augment'], images,
                              rng(self.seed, step, 'augment'), self.strengths)
 
     def feeds(self, step, model):
-        """A list of feeds for D's d_steps runs of a step; G's runs take the last one."""
+        """Returns the feeds for D's d_steps runs of a step; G's runs take the last one."""
         values = {model.X: self.real(step),
                   model.noise: noise(self.seed, step, self.step_size, self.settings['z_dim'])}
         if model.labels is not None:
@@ -47,37 +47,37 @@ class Batches:
         return feeds
 
     def sample_labels(self, model, count, number, stream):
-        """A feed of labels [count, l] drawn from those of the real images; {} without labels."""
+        """Returns a feed of labels [count, l] of random real images; {} without labels."""
         if model.labels is None:
             return {}
-        chosen = rng(self.seed, number, stream).randint(len(self.labels), size=count)
-        return {model.labels: self.labels[chosen]}
+        indices = rng(self.seed, number, stream).randint(len(self.labels), size=count)
+        return {model.labels: self.labels[indices]}
 
 
 def step_size(settings):
-    """Real images that all workers together see in a step."""
+    """Returns the number of real images that all workers together see in a step."""
     return settings['d_steps'] * settings['batch_size'] * settings['workers']
 
 
 def rng(seed, step, stream):
-    """Random numbers of their own for each (seed, step, stream); the same on every numpy.
+    """Returns a random generator of its own for each (seed, step, stream).
 
-    Of numpy's generators only RandomState is frozen, so that a run resumed under another numpy
-    sees the same batches.
+    Its numbers are the same in every version of numpy, because only RandomState is frozen among
+    numpy's generators. So a run that is resumed under another numpy sees the same batches.
     """
     return np.random.RandomState([seed, step, zlib.crc32(stream.encode('ascii'))])
 
 
 def batch(images, batch_size, seed, step):
-    """Batch number `step` (from 0) of an endless run, uint8 [batch_size, s, s, 3]."""
+    """Returns batch number `step` (from 0) of an endless run, uint8 [batch_size, s, s, 3]."""
     return images[rows(len(images), batch_size, seed, step)]
 
 
 def rows(count, batch_size, seed, step):
-    """Which of count images are batch number `step`, int [batch_size].
+    """Returns the row numbers of batch number `step` among count images, int [batch_size].
 
-    Every epoch goes through all images in an order of its own; what doesn't fill a batch is left
-    out of that epoch.
+    Each epoch goes through all images in a new order. Images that don't fill a batch at the end
+    are left out of that epoch.
     """
     epoch, number = divmod(step, count // batch_size)
     return _order(count, seed, epoch)[number * batch_size:(number + 1) * batch_size]
@@ -89,10 +89,10 @@ def _order(count, seed, epoch):
 
 
 def scaled(images):
-    """uint8 to float32 in [-1, 1], (x / 255 - 0.5) · 2 as the original has it."""
+    """Scales uint8 to float32 in [-1, 1], by the original's (x / 255 - 0.5) · 2."""
     return (images.astype(np.float32) / 255 - 0.5) * 2
 
 
 def noise(seed, step, batch_size, z_dim, stream='noise'):
-    """The noise of a step: uniform(-1, 1), float32 [batch_size, z_dim]."""
+    """Returns the noise of a step: uniform(-1, 1), float32 [batch_size, z_dim]."""
     return rng(seed, step, stream).uniform(-1, 1, (batch_size, z_dim)).astype(np.float32)

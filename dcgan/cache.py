@@ -1,9 +1,9 @@
-"""The decoded photographs of a data set: one uint8 array on disk.
+"""Cache of the decoded photographs of a data set: one uint8 array on disk.
 
-Each photograph becomes the square in its middle, scaled with Pillow's BILINEAR (which averages
-over the source pixels, so nothing is skipped in scaling down). The array is kept under
-`<data-dir>/cache/` by the list of files, and read batch by batch: memory does not grow with the
-set.
+Each photograph is cropped to the square in its middle and scaled with Pillow's BILINEAR, which
+averages over all source pixels when it scales down. The array is kept in `<data-dir>/cache/`, under
+a name that depends on the list of files. It is read batch by batch, so memory does not grow with
+the data set.
 """
 import collections
 import concurrent.futures
@@ -24,24 +24,24 @@ from dcgan import files
 from dcgan.cli import Progress, printable
 from dcgan.photographs import EXHAUSTED, DataError, square
 
-MAX_BROKEN = 0.01                        # share of a set that may be broken
-FORMAT = 2                               # of the cache; a change here makes all caches anew
+MAX_BROKEN = 0.01                        # largest share of broken photographs in a set
+FORMAT = 2                               # version of the cache; a new number rebuilds all caches
 
 # images: Images. names: the n names. broken: [(name, reason)].
-# crc32: of the array's bytes. path: the array's file.
+# crc32: checksum of the array's bytes. path: the array's file.
 Photographs = collections.namedtuple('Photographs', 'images names broken crc32 path')
 
 
 class Images:
     """An array on disk, uint8 [n, s, s, 3]: images[rows] reads these rows into memory.
 
-    The file is mapped anew at each access. Through a mapping that lives, all rows that were ever
-    read count as the program's memory: after an epoch the whole set.
+    Each access maps the file anew. With one lasting map, all rows that were ever read would count
+    as memory of the program: after an epoch the whole set.
     """
 
     def __init__(self, path, shape):
         self.shape = tuple(shape)
-        self.file = open(path, 'rb')      # noqa: SIM115, read from as long as the array lives
+        self.file = open(path, 'rb')      # noqa: SIM115, open as long as the array exists
 
     def __len__(self):
         return self.shape[0]
@@ -51,40 +51,40 @@ class Images:
 
 
 def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
-    """Returns the Photographs of a Source, [n, image_size, image_size, 3], from cache or decoded.
+    """Returns the Photographs of a Source, from the cache or decoded.
 
-    crop: side of the square in source pixels, 0 for the shorter side, None for the set's own.
-    Broken images are left out and named. Raises DataError where more than 1 % are broken or
-    fewer than at_least are good.
+    The images are [n, image_size, image_size, 3]. crop: side of the square in source pixels, 0 for
+    the shorter side, None for the default of the set. Broken images are left out, and their names
+    printed. Raises DataError if more than 1 % are broken or fewer than at_least are good.
     """
     crop = source.crop if crop is None else crop
     key = hashlib.sha256(json.dumps([FORMAT, image_size, crop, source.identity]).encode())
     stem = f'{source.name}-{image_size}px-crop{crop}-'
     folder = os.path.join(data_dir, 'cache')
     path = os.path.join(folder, stem + key.hexdigest()[:16] + '.uint8')
-    facts = _read_facts(path)
-    if facts is None:
+    description = _read_description(path)
+    if description is None:
         os.makedirs(folder, exist_ok=True)
-        facts = _write_array(source, path, image_size, crop)
-        _remove_outdated(folder, stem, path, facts['folder'])
-    count = facts['shape'][0]
-    _report(source, count, facts['broken'], path)
-    if facts.get('smaller'):        # an array of an earlier version does not tell
-        print(f'{source.folder}: {facts["smaller"]:,} of {count:,} photographs are smaller than '
-              f'the crop of {crop} pixels; their largest square is taken', file=sys.stderr)
+        description = _write_array(source, path, image_size, crop)
+        _remove_outdated(folder, stem, path, description['folder'])
+    count = description['shape'][0]
+    _report(source, count, description['broken'], path)
+    if description.get('smaller'):      # an array of an earlier version lacks this field
+        print(f'{source.folder}: {description["smaller"]:,} of {count:,} photographs are smaller '
+              f'than the crop of {crop} pixels; their largest square is taken', file=sys.stderr)
     if count < at_least:
         raise DataError(f'{source.folder}: {count:,} photographs are too few: at least '
                         f'{at_least} are needed')
     names = source.names
-    if facts['broken']:
-        broken = {name for name, _ in facts['broken']}
+    if description['broken']:
+        broken = {name for name, _ in description['broken']}
         names = [name for name in names if name not in broken]
-    return Photographs(Images(path, facts['shape']), names, facts['broken'],
-                       facts['crc32'], path)
+    return Photographs(Images(path, description['shape']), names, description['broken'],
+                       description['crc32'], path)
 
 
 def _report(source, good, broken, path):
-    """Names the broken photographs; DataError where they are more than MAX_BROKEN."""
+    """Prints the names of broken photographs; DataError if they are more than MAX_BROKEN."""
     for name, reason in broken[:10]:
         print(f'left out, broken: {printable(name)} ({reason})', file=sys.stderr)
     if len(broken) > MAX_BROKEN * (good + len(broken)):
@@ -94,19 +94,19 @@ def _report(source, good, broken, path):
         print(f'... and {len(broken) - 10:,} more, all named in {path}.json', file=sys.stderr)
 
 
-def _read_facts(path):
-    """What was written beside the array, or None where there is no whole array."""
+def _read_description(path):
+    """Returns the description beside an array, a dict, or None if the array is not complete."""
     try:
         with open(path + '.json', encoding='ascii') as f:
-            facts = json.load(f)
-        whole = os.path.getsize(path) == int(np.prod(facts['shape']))
+            description = json.load(f)
+        is_complete = os.path.getsize(path) == int(np.prod(description['shape']))
     except (OSError, ValueError, KeyError):
         return None
-    return facts if whole else None
+    return description if is_complete else None
 
 
 def _write_array(source, path, image_size, crop):
-    """Decodes all photographs on all cores into path; returns the facts written beside it."""
+    """Decodes all photographs to path, on all cores; returns the description beside it."""
     def decode(name):
         try:
             with source.read(name) as image:
@@ -114,9 +114,9 @@ def _write_array(source, path, image_size, crop):
                 if min(image.size) < crop:
                     smaller.append(name)
                 return pixels
-        except Exception as error:      # whatever a file makes Pillow raise, it is that file's
+        except Exception as error:      # any error of Pillow means that the file is broken
             if getattr(error, 'errno', None) in EXHAUSTED:
-                error.filename = error.filename or name     # what fails in reading names no file
+                error.filename = error.filename or name     # an error in reading names no file
                 raise
             return f'{type(error).__name__}: {error}'
 
@@ -126,11 +126,11 @@ def _write_array(source, path, image_size, crop):
         with warnings.catch_warnings(), Progress(len(source.names), 'photographs') as progress, \
                 open(partial, 'wb') as f, \
                 concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            warnings.simplefilter('ignore')         # those of Pillow name no file
-            # Pillow itself refuses only what is twice over its limit of 89 million pixels.
+            warnings.simplefilter('ignore')         # Pillow's warnings name no file
+            # Pillow itself refuses only images of more than twice its limit of 89 million pixels.
             warnings.simplefilter('error', Image.DecompressionBombWarning)
-            # Pillow decodes without the interpreter's lock, so threads do; in portions, as
-            # `map` would take the whole list at once.
+            # Threads suffice, because Pillow decodes without the interpreter's lock. Portions limit
+            # the memory: `map` would take the whole list at once.
             for start in range(0, len(source.names), 1024):
                 portion = source.names[start:start + 1024]
                 for name, pixels in zip(portion, pool.map(decode, portion)):
@@ -142,32 +142,32 @@ def _write_array(source, path, image_size, crop):
                         f.write(pixels.tobytes())
                 progress.update(len(portion))
         if len(broken) > MAX_BROKEN * len(source.names):
-            _report(source, count, broken, path)           # raises: such a set is not kept
-    facts = {'shape': [count, image_size, image_size, 3], 'crc32': crc32,
-             'folder': os.path.abspath(source.folder), 'broken': broken,
-             'smaller': len(smaller)}
+            _report(source, count, broken, path)           # raises: the array is not kept
+    description = {'shape': [count, image_size, image_size, 3], 'crc32': crc32,
+                   'folder': os.path.abspath(source.folder), 'broken': broken,
+                   'smaller': len(smaller)}
     with files.atomic_write(path + '.json', shared=True) as partial, \
             open(partial, 'w', encoding='ascii') as f:
-        json.dump(facts, f)
-    return facts
+        json.dump(description, f)
+    return description
 
 
-def _remove_outdated(folder, stem, path, of):
-    """Removes arrays made of the same folder when it held other files, and what a kill left."""
+def _remove_outdated(folder, stem, path, source_folder):
+    """Removes arrays of the same source folder with other files, and half-written arrays."""
     for name in os.listdir(folder):
-        other = os.path.join(folder, name)
-        # Of this host alone: the folder may be one that several machines share.
-        left = re.fullmatch(r'.*\.uint8\.(?:.*\.)?' + files.HOST + r'\.(\d+)\.part', name)
-        if left and not files.is_running(int(left.group(1))):
-            _remove(other)
-        elif name.startswith(stem) and name.endswith('.uint8') and other != path:
-            facts = _read_facts(other)
-            if facts and facts['folder'] == of:
-                measures = glob.glob(glob.escape(other) + '.measures-*.npz')
-                for file in measures + [other + '.json', other]:
+        candidate = os.path.join(folder, name)
+        # Only this host's files: several machines may share the folder.
+        leftover = re.fullmatch(r'.*\.uint8\.(?:.*\.)?' + files.HOST + r'\.(\d+)\.part', name)
+        if leftover and not files.is_running(int(leftover.group(1))):
+            _remove(candidate)
+        elif name.startswith(stem) and name.endswith('.uint8') and candidate != path:
+            description = _read_description(candidate)
+            if description and description['folder'] == source_folder:
+                measures = glob.glob(glob.escape(candidate) + '.measures-*.npz')
+                for file in measures + [candidate + '.json', candidate]:
                     _remove(file)
 
 
 def _remove(path):
-    with contextlib.suppress(FileNotFoundError):       # another run may have been faster
+    with contextlib.suppress(FileNotFoundError):       # another run may have removed it
         os.remove(path)

@@ -1,4 +1,4 @@
-"""CelebA as its authors and Kaggle distribute it: the zip, the parts, the labels."""
+"""CelebA in the form that its authors and Kaggle distribute: the zip, the parts, the labels."""
 import collections
 import errno
 import functools
@@ -14,7 +14,7 @@ from PIL import Image
 
 from dcgan.photographs import ENDINGS, FORMATS, DataError, check_size
 
-PARTS = {'train': '0', 'valid': '1', 'test': '2'}      # as list_eval_partition numbers them
+PARTS = {'train': '0', 'valid': '1', 'test': '2'}      # numbers in list_eval_partition
 
 HELP = """\
 {folder} holds no photographs of CelebA. It can't be fetched by a program (its host answers
@@ -25,10 +25,11 @@ and put the zip itself, or the folder img_align_celeba/ unpacked from it, into {
 
 
 def select_part(folder, names, part):
-    """The photographs of `train`, `valid` or `test`, by the list_eval_partition file in folder.
+    """Returns the names that belong to the part `train`, `valid` or `test`.
 
-    Without that file all are `train`; so are photographs without a line in it, with a warning.
-    Raises DataError if none is of the part.
+    The list_eval_partition file in folder assigns them. Without that file all photographs are
+    `train`. Photographs without a line in it are `train` too, with a warning. Raises DataError if
+    no photograph is in the part.
     """
     parts, path = read_partition(folder)
     unlisted = sum(os.path.basename(name) not in parts for name in names)
@@ -38,19 +39,20 @@ def select_part(folder, names, part):
     if path and unlisted and part == 'train':
         print(f'{path}: has no line for {unlisted:,} of {len(names):,} photographs, which are '
               'trained on', file=sys.stderr)
-    kept = [name for name in names
-            if parts.get(os.path.basename(name), PARTS['train']) == PARTS[part]]
-    if names and not kept:
-        why = '' if path else ', as no list_eval_partition.txt or .csv is there'
+    selected = [name for name in names
+                if parts.get(os.path.basename(name), PARTS['train']) == PARTS[part]]
+    if names and not selected:
+        reason = '' if path else ', as no list_eval_partition.txt or .csv is there'
         raise DataError(f'{folder}: none of its {len(names):,} photographs is of the part '
-                        f'{part}{why}')
-    return kept
+                        f'{part}{reason}')
+    return selected
 
 
 def read_partition(folder):
-    """({file name: number of its part}, path) of the authors' list_eval_partition or Kaggle's CSV.
+    """Returns ({file name: number of its part}, path of the file that was read).
 
-    ({}, None) where there is neither.
+    It reads the authors' list_eval_partition.txt or Kaggle's CSV. Without both it returns
+    ({}, None).
     """
     paths = [os.path.join(folder, 'list_eval_partition' + ending) for ending in ('.txt', '.csv')]
     path = next((path for path in paths if os.path.exists(path)), None)
@@ -69,35 +71,36 @@ def read_partition(folder):
 
 
 def find_in_zip(folder, unpacked):
-    """(names, reader, stamp) of the photographs in the zip in folder; ([], None, None) without.
+    """Returns (names, reader, stamp) of the photographs in the first zip in folder that has any.
 
-    Raises DataError if a zip is damaged, unless there are unpacked photographs to take.
+    ([], None, None) without such a zip. Raises DataError if a zip is damaged, unless there are
+    unpacked photographs to use.
     """
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), '*.[zZ][iI][pP]'))):
         try:
             archive = zipfile.ZipFile(path)
-        except Exception as error:      # a damaged directory leads zipfile to more than BadZipFile
+        except Exception as error:      # a damaged directory raises more types than BadZipFile
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise
             if unpacked:
                 continue
             with open(path, 'rb') as f:
-                page = f.read(512).lstrip().startswith(b'<')
-            what = ("a web page saved as a zip (the host's quota page?)" if page
+                is_page = f.read(512).lstrip().startswith(b'<')
+            kind = ("a web page saved as a zip (the host's quota page?)" if is_page
                     else 'no zip archive, or only a part of one')
-            raise DataError(f'{path} is {what}; fetch it again') from None
+            raise DataError(f'{path} is {kind}; fetch it again') from None
         names = sorted(name for name in archive.namelist() if name.lower().endswith(ENDINGS)
                        and not os.path.basename(name).startswith('.'))
         if names:
-            return (names, *(functools.partial(of_member, archive)
-                             for of_member in (_open_member, _stamp_member)))
+            return (names, *(functools.partial(function, archive)
+                             for function in (_open_member, _stamp_member)))
     return [], None, None
 
 
 def _open_member(archive, name):
     size = archive.getinfo(name).file_size
     check_size(size)
-    with archive.open(name) as f:       # archive.read would inflate more than that, if there is
+    with archive.open(name) as f:       # archive.read would inflate bytes beyond `size` too
         return Image.open(io.BytesIO(f.read(size)), formats=FORMATS)
 
 
@@ -106,32 +109,32 @@ def _stamp_member(archive, name):
 
 
 def read_attributes(folder, names):
-    """(names of the 40 labels, int8 [n, 40] of -1 and 1) of the photographs called names.
+    """Returns (names of the 40 labels, int8 [n, 40] of -1 and 1) for the photographs in names.
 
-    Reads the authors' list_attr_celeba.txt or the Kaggle copy's CSV in folder. Raises DataError
-    if there is neither, if a line is malformed, or if a photograph has no line.
+    It reads the authors' list_attr_celeba.txt or Kaggle's CSV in folder. Raises DataError if there
+    is neither, if a line is malformed, or if a photograph has no line.
     """
     paths = [os.path.join(folder, 'list_attr_celeba' + ending) for ending in ('.txt', '.csv')]
     path = next((path for path in paths if os.path.exists(path)), None)
     if path is None:
         raise DataError(f'no labels of CelebA: neither {" nor ".join(paths)} is there')
-    numbers_of = collections.defaultdict(list)      # two folders may hold photographs of one name
-    for number, name in enumerate(names):
-        numbers_of[os.path.basename(name)].append(number)
+    rows_of = collections.defaultdict(list)     # two folders may hold photographs of the same name
+    for row, name in enumerate(names):
+        rows_of[os.path.basename(name)].append(row)
     with open(path, encoding='utf-8', errors='replace') as f:
         lines = ((number, line.replace(',', ' ').split()) for number, line in enumerate(f, 1))
-        # The text's first line is the number of photographs, the CSV's heading names its column.
+        # The text file begins with the number of photographs; the CSV's heading has `image_id` too.
         heading = next((fields for _, fields in lines if len(fields) > 1), [])
-        known = heading[heading[:1] == ['image_id']:]
-        labels = np.zeros([len(names), len(known)], np.int8)
+        label_names = heading[heading[:1] == ['image_id']:]
+        labels = np.zeros([len(names), len(label_names)], np.int8)
         for number, fields in lines:
             name, values = fields[:1], fields[1:]
-            if name and (len(values) != len(known) or not set(values) <= {'1', '-1'}):
-                raise DataError(f'{path}, line {number}: should be a file name and {len(known)} '
-                                'times 1 or -1')
-            if name and name[0] in numbers_of:
-                labels[numbers_of[name[0]]] = values
-    without = np.flatnonzero((labels == 0).any(axis=1)) if known else range(len(names))
-    if len(without):
-        raise DataError(f'{path}: has no line for {names[without[0]]}')
-    return known, labels
+            if name and (len(values) != len(label_names) or not set(values) <= {'1', '-1'}):
+                raise DataError(f'{path}, line {number}: should be a file name and '
+                                f'{len(label_names)} times 1 or -1')
+            if name and name[0] in rows_of:
+                labels[rows_of[name[0]]] = values
+    missing = np.flatnonzero((labels == 0).any(axis=1)) if label_names else range(len(names))
+    if len(missing):
+        raise DataError(f'{path}: has no line for {names[missing[0]]}')
+    return label_names, labels

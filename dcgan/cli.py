@@ -1,4 +1,4 @@
-"""What the programs' command lines share: parsing, sentences for errors, progress."""
+"""Shared by the command lines of all programs: parsing, error sentences, progress."""
 import argparse
 import contextlib
 import difflib
@@ -16,9 +16,9 @@ from dcgan import signals
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers a bad command line with one sentence and exit code 2; --help shows the rest.
+    """Reports a bad command line in one sentence with exit code 2; --help shows the usage.
 
-    From parse_args on print_anything holds.
+    parse_args calls print_anything, so that the program can print any text after it.
     """
 
     def error(self, message):
@@ -28,21 +28,21 @@ class Parser(argparse.ArgumentParser):
         print_anything()
         parsed = super().parse_args(args, namespace)
         for name, value in vars(parsed).items():
-            if value == '':         # mostly a variable of the shell that is not set
+            if value == '':         # usually an unset shell variable
                 self.error(f'--{name.replace("_", "-")}: is given nothing')
         return parsed
 
 
 def fail(message):
-    """One sentence on standard error, exit code 2: what the user can mend."""
+    """Prints an error that the user can fix, one sentence, to standard error; exit code 2."""
     print(f'error: {message}', file=sys.stderr)
     sys.exit(2)
 
 
 def run(program, args, prefixes):
-    """The exit code of program(args); what the user can mend ends in one sentence.
+    """Returns the exit code of program(args); errors that the user can fix end in one sentence.
 
-    prefixes: {type of error: what its sentence begins with} beside OSError.
+    prefixes: {type of error: start of its sentence}; OSError needs no entry.
     """
     try:
         with terminable('terminated'):
@@ -60,31 +60,31 @@ def run(program, args, prefixes):
 
 @contextlib.contextmanager
 def terminable(sentence):
-    """Within it SIGTERM and SIGHUP end the program as Ctrl-C does: cleanly, with a sentence.
+    """Makes SIGTERM and SIGHUP end the block as Ctrl-C does: with clean-up and a sentence.
 
-    The exit code is 143 or 129.
+    The exit code is 143 (SIGTERM) or 129 (SIGHUP).
     """
     numbers = [number for number in signals.STOP if number != signal.SIGINT]
 
-    def end(number):
+    def exit_by_signal(number):
         sys.exit(128 + number)
 
     try:
-        with signals.handled(numbers, end):
+        with signals.handled(numbers, exit_by_signal):
             yield
-    except SystemExit as stopped:
-        if stopped.code in [128 + number for number in numbers]:
+    except SystemExit as error:
+        if error.code in [128 + number for number in numbers]:
             print(sentence, file=sys.stderr)
         raise
 
 
 def printable(name):
-    """A name for a line of text: quoted where a line break or an escape sequence is in it."""
+    """Returns a name for a line of text, quoted if it holds a line break or escape sequence."""
     return name if name.isprintable() else repr(name)
 
 
 def check_writable(path):
-    """Makes the folder of a file that is to be written later; OSError where it can't be."""
+    """Checks that a file can be written later, and makes its folder; OSError if it can't be."""
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -94,22 +94,22 @@ def check_writable(path):
 
 
 def check_utf8(option, path):
-    """Ends with a sentence where TensorFlow, which takes names as UTF-8, can't find a path."""
+    """Exits if TensorFlow, which encodes names as UTF-8, would not find this path."""
     try:
-        found = path.encode('utf-8') == os.fsencode(path)
-    except UnicodeEncodeError:      # Python's stand-ins for bytes that are no text
-        found = False
-    if not found:
+        is_utf8 = path.encode('utf-8') == os.fsencode(path)
+    except UnicodeEncodeError:      # surrogates, which Python uses for bytes that are no text
+        is_utf8 = False
+    if not is_utf8:
         fail(f'{option} {path}: TensorFlow takes names in UTF-8 only; rename it')
 
 
 def print_anything():
-    """Lets a program print any text, whatever became of its standard streams.
+    """Lets a program print any text, whatever the state of its standard streams.
 
-    Characters that the encoding of standard output lacks become '?'. Text that nobody reads, as
-    after `| head`, is dropped, and so is text for a closed stream. A closed stream's number is
-    given to the null device: else the next file that is opened, a checkpoint say, would get it,
-    and with it all that C++ code writes to standard error.
+    Characters that the encoding of standard output lacks become '?'. Text is dropped if nobody
+    reads it, as after `| head`, or if the stream is closed. The number of a closed stream is given
+    to the null device. Otherwise the next opened file, e.g. a checkpoint, would get this number,
+    and all that C++ code writes to standard error would go into that file.
     """
     for number, name in enumerate(('stdin', 'stdout', 'stderr')):
         stream = getattr(sys, name)
@@ -123,12 +123,12 @@ def print_anything():
             setattr(sys, name, io.TextIOWrapper(
                 output, stream.encoding, stream.errors, line_buffering=stream.line_buffering,
                 write_through=stream.write_through))
-    if isinstance(sys.stdout, io.TextIOWrapper):        # a test may have put another stream there
+    if isinstance(sys.stdout, io.TextIOWrapper):        # a test may have replaced it
         sys.stdout.reconfigure(errors='replace')
 
 
 class _Output(io.FileIO):
-    """A file of bytes that drops what is written to it once its reader is gone."""
+    """A binary file that drops all writes once its reader is gone."""
 
     def write(self, data):
         try:
@@ -139,7 +139,7 @@ class _Output(io.FileIO):
 
 
 def _open_null(number):
-    """Makes file descriptor `number` the null device's, in this process and its children."""
+    """Opens the null device as file descriptor `number`, also for child processes."""
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, number)
     if null == number:
@@ -149,11 +149,11 @@ def _open_null(number):
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line on standard error every ten seconds."""
+    """A progress bar on a terminal; elsewhere a line on standard error every ten seconds."""
 
     def __init__(self, total, unit):
         self.done, self.total, self.unit = 0, total, unit
-        self.shown = time.monotonic()
+        self.last_shown = time.monotonic()
         self.bar = tqdm(total=total, unit=' ' + unit, disable=not sys.stderr.isatty())
 
     def __enter__(self):
@@ -165,17 +165,17 @@ class Progress:
     def update(self, count):
         self.done += count
         self.bar.update(count)
-        if time.monotonic() - self.shown <= 10:
+        if time.monotonic() - self.last_shown <= 10:
             return
-        self.shown = time.monotonic()
+        self.last_shown = time.monotonic()
         if self.bar.disable:
             print(f'{self.done:,} of {self.total:,} {self.unit}', file=sys.stderr)
         else:
-            self.bar.refresh()      # by itself it waits for a wall clock that was set back
+            self.bar.refresh()      # tqdm alone would wait if the wall clock was set back
 
 
 def int_between(low, high=2 ** 31 - 1):
-    """An argparse type: a whole number from low to high."""
+    """Returns an argparse type: a whole number from low to high."""
     def parse(text):
         number = int(text)
         if not low <= number <= high:
@@ -186,7 +186,7 @@ def int_between(low, high=2 ** 31 - 1):
 
 
 def float_between(low, high):
-    """An argparse type: a number from low up to but without high."""
+    """Returns an argparse type: a number from low to below high."""
     def parse(text):
         number = float(text)
         if not low <= number < high:
@@ -197,7 +197,7 @@ def float_between(low, high):
 
 
 def fraction(text):
-    """An argparse type: a number above 0 up to 1."""
+    """An argparse type: a number above 0 and up to 1."""
     number = float(text)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f'{text} is not above 0 and up to 1')
@@ -215,21 +215,21 @@ def device(text):
 
 
 def addresses(text):
-    """An argparse type: comma-separated host:port, at least two, each once."""
-    found = [address.strip() for address in text.split(',')]
-    for address in found:
+    """An argparse type: comma-separated host:port, at least two, all different."""
+    hosts = [address.strip() for address in text.split(',')]
+    for address in hosts:
         if not re.fullmatch(r'[^:\s]+:[0-9]{1,5}', address) or not (
                 0 < int(address.rpartition(':')[2]) < 65536):
             raise argparse.ArgumentTypeError(f'{address} is no host:port')
-        if found.count(address) > 1:
+        if hosts.count(address) > 1:
             raise argparse.ArgumentTypeError(f'{address} is there twice')
-    if len(found) < 2:
+    if len(hosts) < 2:
         raise argparse.ArgumentTypeError(f'{text} is one address; a cluster has two or more')
-    return found
+    return hosts
 
 
 def add_checkpoint(parser):
-    """Which generator draws: what goes to checkpoint.find and sampler.Sampler."""
+    """Adds the options that choose a generator, for checkpoint.find and sampler.Sampler."""
     parser.add_argument('--ckpt', default='model/', metavar='PATH',
                         help='folder, prefix or file of a checkpoint (%(default)s)')
     parser.add_argument('--raw', action='store_true',
@@ -238,7 +238,7 @@ def add_checkpoint(parser):
 
 
 def add_tensorflow(parser):
-    """The options that go to session.set_up."""
+    """Adds the options of session.set_up."""
     parser.add_argument('--device', type=device, metavar='NAME',
                         help='cpu, or gpu:N for number N of the GPUs, where CUDA_VISIBLE_DEVICES '
                              'is set of those in it (the first GPU that is there)')
@@ -246,22 +246,22 @@ def add_tensorflow(parser):
 
 
 def add_verbose(parser):
-    """For a program that has no choice of --device."""
+    """Adds --verbose alone, for a program without --device."""
     parser.add_argument('--verbose', action='store_true', help="show TensorFlow's own messages")
 
 
 def comma_list(text):
-    """An argparse type: a comma-separated list of names, '' or none for an empty one."""
+    """An argparse type: a comma-separated list of names; '' or none is an empty list."""
     if text.strip() == 'none':
         return []
     return list(dict.fromkeys(name.strip() for name in text.split(',') if name.strip()))
 
 
 def check_name(option, name, known):
-    """Ends with a sentence that has the nearest of the known names where name is none of them."""
+    """Exits with a sentence that lists the nearest known names if name is not known."""
     if name in known:
         return
-    lower = {other.lower(): other for other in known}
+    lower = {word.lower(): word for word in known}
     near = [lower[match] for match in
             difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
     fail(f'{option} {name}: is none of the {len(known)} there are; '
@@ -269,11 +269,11 @@ def check_name(option, name, known):
 
 
 def comma_list_of(known):
-    """An argparse type: as comma_list, of known names."""
+    """Returns an argparse type: a comma_list of known names only."""
     def parse(text):
-        chosen = comma_list(text)
-        for name in chosen:
+        names = comma_list(text)
+        for name in names:
             if name not in known:
                 raise argparse.ArgumentTypeError(f'{name} is none of {", ".join(known)}')
-        return chosen
+        return names
     return parse

@@ -1,6 +1,6 @@
-"""The one way in which files are written and replaced.
+"""Atomic writing and replacing of files, for all programs.
 
-Whoever reads a file, and whoever comes after a kill, finds the old content or the new one.
+A reader finds either the old content or the new one, also after a kill.
 """
 import contextlib
 import json
@@ -15,19 +15,19 @@ except ImportError:     # Windows
     fcntl = None
 
 HOST = re.sub(r'[^\w-]', '_', socket.gethostname())
-# A folder beside the files that it replaces: while it is written, and once its content counts.
-STAGED = re.compile(r'\..+\.' + HOST + r'\.(\d+)\.new')     # of this host's processes
-READY = re.compile(r'\..+\.ready')
-REMOVED, OLD = '.removed', '.old'       # in such a folder: names to remove, what was replaced
+# Names of a folder beside the files that it replaces.
+STAGED = re.compile(r'\..+\.' + HOST + r'\.(\d+)\.new')     # while a process of this host fills it
+READY = re.compile(r'\..+\.ready')                         # once its content counts
+REMOVED, OLD = '.removed', '.old'       # in that folder: list of names to remove, replaced files
 
 
 @contextlib.contextmanager
 def atomic_write(path, shared=False, ending=''):
     """Yields a path to write to; the file there becomes `path` in one rename.
 
-    An error leaves what was at `path`; an OSError names it. shared: whether other processes may
-    write the same file at the same time. ending: of the path to write to, for a library that tells
-    the format by it.
+    An error leaves the file at `path` as it was; an OSError names `path`. shared: whether other
+    processes may write the same file at the same time. ending: ending of the yielded path, for a
+    library that derives the format from it.
     """
     partial = path + (partial_ending() if shared else '.part') + ending
     try:
@@ -43,12 +43,12 @@ def atomic_write(path, shared=False, ending=''):
 
 
 def partial_ending():
-    """The ending of a file that several processes may write, while this one writes it."""
+    """Returns the ending of a shared file while this process writes it."""
     return f'.{HOST}.{os.getpid()}.part'
 
 
 def write_json(path, content):
-    """Writes a dict as JSON."""
+    """Writes a dict to a JSON file."""
     with atomic_write(path) as partial, open(partial, 'w', encoding='utf-8') as f:
         json.dump(content, f, indent=1)
         f.write('\n')
@@ -56,57 +56,58 @@ def write_json(path, content):
 
 @contextlib.contextmanager
 def replacing(path, removed=list):
-    """Yields a folder; what the block writes there replaces the files of the same names.
+    """Yields a folder; the files that the block writes there replace those of the same names.
 
-    They lie beside `path` and are replaced together, all or none, folders too. When the block
-    ends, one rename makes the new ones count; what a kill then leaves undone, finish_replacing
-    does. removed: gives names beside `path` that go away, unless the block writes them anew.
+    The replaced files lie beside `path`. All are replaced together or none, folders too. When the
+    block ends, one rename makes the new files count. If a kill interrupts the moves after it,
+    finish_replacing completes them. removed: a function that returns names beside `path` to
+    remove, except those that the block writes.
     """
-    place = os.path.dirname(path) or '.'
-    stem = os.path.join(place, f'.{os.path.basename(path)}.{HOST}.{os.getpid()}')
-    os.makedirs(place, exist_ok=True)
-    finish_replacing(place)
+    parent = os.path.dirname(path) or '.'
+    stem = os.path.join(parent, f'.{os.path.basename(path)}.{HOST}.{os.getpid()}')
+    os.makedirs(parent, exist_ok=True)
+    finish_replacing(parent)
     shutil.rmtree(stem + '.new', ignore_errors=True)
     os.mkdir(stem + '.new')
     try:
         yield stem + '.new'
-        without = sorted(set(removed()) - set(os.listdir(stem + '.new')))
+        removed_names = sorted(set(removed()) - set(os.listdir(stem + '.new')))
         with open(os.path.join(stem + '.new', REMOVED), 'w', encoding='utf-8') as f:
-            json.dump(without, f)
+            json.dump(removed_names, f)
         os.rename(stem + '.new', stem + '.ready')
     finally:
         shutil.rmtree(stem + '.new', ignore_errors=True)
     _move(stem + '.ready')
 
 
-def finish_replacing(place):
-    """Completes in a folder what a killed process began to replace; removes what it staged."""
-    for name in sorted(os.listdir(place)) if os.path.isdir(place) else []:
+def finish_replacing(folder):
+    """Completes a killed process's replacements in a folder; removes unfinished staged folders."""
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         staged = STAGED.fullmatch(name)
         if staged and not is_running(int(staged.group(1))):
-            shutil.rmtree(os.path.join(place, name), ignore_errors=True)
-        elif READY.fullmatch(name) and os.path.exists(os.path.join(place, name, REMOVED)):
-            _move(os.path.join(place, name))
+            shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+        elif READY.fullmatch(name) and os.path.exists(os.path.join(folder, name, REMOVED)):
+            _move(os.path.join(folder, name))
 
 
 def _move(ready):
-    """Moves a folder's content beside it; several processes may do so, one after the other."""
-    place, old = os.path.dirname(ready), os.path.join(ready, OLD)
+    """Moves a ready folder's content beside it; a lock lets one process at a time do so."""
+    parent, old = os.path.dirname(ready), os.path.join(ready, OLD)
     with contextlib.suppress(FileNotFoundError), _locked(ready):
         with open(os.path.join(ready, REMOVED), encoding='utf-8') as f:
-            removed = json.load(f)
+            removed_names = json.load(f)
         os.makedirs(old, exist_ok=True)
-        for name in removed:
+        for name in removed_names:
             with contextlib.suppress(FileNotFoundError):
-                os.replace(os.path.join(place, name), os.path.join(old, name))
+                os.replace(os.path.join(parent, name), os.path.join(old, name))
         for name in sorted(set(os.listdir(ready)) - {REMOVED, OLD}):
-            target = os.path.join(place, name)
-            if os.path.isdir(target) and not os.path.islink(target):    # os.replace takes files
+            target = os.path.join(parent, name)
+            if os.path.isdir(target) and not os.path.islink(target):  # os.replace can't replace it
                 os.replace(target, os.path.join(old, name))
             os.replace(os.path.join(ready, name), target)
-        done = ready[:-len('.ready')] + '.new'
-        os.rename(ready, done)      # half removed it must not be taken for one to complete
-        shutil.rmtree(done, ignore_errors=True)
+        finished = ready[:-len('.ready')] + '.new'
+        os.rename(ready, finished)      # a half-removed ready folder would be completed again
+        shutil.rmtree(finished, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -124,8 +125,8 @@ def _locked(folder):
 
 
 def is_running(pid):
-    """Whether a process of this host runs; on Windows, which has no harmless question, True."""
-    if os.name == 'nt':     # there os.kill would send Ctrl-C or end the process
+    """Whether a process of this host runs; always True on Windows, which has no safe check."""
+    if os.name == 'nt':     # os.kill would send Ctrl-C or end the process
         return True
     try:
         os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""What a run shows and writes: status line, tables, TensorBoard's events, sheets, warnings."""
+"""The records of a run: status line, tables, TensorBoard events, sheets, warnings."""
 import collections
 import contextlib
 import csv
@@ -15,54 +15,55 @@ from tqdm import tqdm
 from dcgan import pictures
 from dcgan.files import atomic_write
 
-LOSSES = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # of loss.csv
-QUALITY = ['step', 'swd', 'ms_ssim', 'ms_ssim_photographs']               # of quality.csv
-RUN = 'run'                                 # file that says whose records these are
-GIF, GIF_FRAMES = 'samples.gif', 100        # frames at most
+LOSSES = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # columns of loss.csv
+QUALITY = ['step', 'swd', 'ms_ssim', 'ms_ssim_photographs']               # columns of quality.csv
+RUN = 'run'                                 # file that identifies the run of the records
+GIF, GIF_FRAMES = 'samples.gif', 100        # maximum number of frames
 
-# What a run is warned of: D's mean opinion of drawings over ROWS rows below D_HAS_WON; MS-SSIM by
-# ALIKE above that of photographs and the lowest so far; SWD WORSE times the lowest so far.
+# A run is warned if the mean of D(G(z)) over ROWS rows is below D_HAS_WON, if MS-SSIM is more than
+# ALIKE above that of real images and above its own lowest value so far, or if SWD is more than
+# WORSE times its lowest value so far.
 ROWS, D_HAS_WON, ALIKE, WORSE = 20, 0.02, 0.15, 2.0
 
 
 def begin(samples_dir, run):
-    """Moves another run's records in samples_dir into a folder of their own.
+    """Moves the records of another run in samples_dir to a folder of their own.
 
-    run: what tells this run from others, a text.
+    run: a text that identifies this run.
     """
     path = os.path.join(samples_dir, RUN)
     try:
         with open(path, encoding='utf-8') as f:
-            of = f.read()
+            owner = f.read()
     except FileNotFoundError:
-        of = None
-    if of == run:
+        owner = None
+    if owner == run:
         return
-    mine = [name for name in os.listdir(samples_dir)
-            if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events|'
-                            + RUN, name)]
-    if mine:
-        numbers = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
-        aside = next(folder for folder in numbers if not os.path.exists(folder))
-        os.mkdir(aside)
-        for name in mine:
-            os.rename(os.path.join(samples_dir, name), os.path.join(aside, name))
-        print(f'another run\'s records in {samples_dir} are now in {aside}')
+    records = [name for name in os.listdir(samples_dir)
+               if re.fullmatch(r'step_\d{7}\.png|(loss|quality)\.(csv|png)|samples\.gif|events|'
+                               + RUN, name)]
+    if records:
+        folders = (os.path.join(samples_dir, f'earlier-{n}') for n in itertools.count(1))
+        archive = next(folder for folder in folders if not os.path.exists(folder))
+        os.mkdir(archive)
+        for name in records:
+            os.rename(os.path.join(samples_dir, name), os.path.join(archive, name))
+        print(f'another run\'s records in {samples_dir} are now in {archive}')
     with atomic_write(path) as partial, open(partial, 'w', encoding='utf-8') as f:
         f.write(run)
 
 
 class Log:
-    """A run's records in a folder.
+    """The records of a run in a folder.
 
-    On resume the rows after the step it goes on from are dropped, in the tables and, by a session
-    log entry, in TensorBoard.
+    On resume the rows after the step that the run continues from are dropped: from the tables
+    and, by a session log entry, from TensorBoard.
     """
 
     def __init__(self, tf, folder, step, last_step, per_epoch, step_size, critic=False,
                  measured_step=None):
-        """step_size: photographs a step. critic: whether D tells values, no probabilities.
-        measured_step: up to which quality.csv is kept, as step.
+        """step_size: real images per step. critic: whether D outputs values, not probabilities.
+        measured_step: last step of quality.csv whose row is kept; by default `step`.
         """
         self.tf, self.folder, self.critic = tf, folder, critic
         self.last_step, self.per_epoch, self.step_size = last_step, per_epoch, step_size
@@ -70,56 +71,59 @@ class Log:
         self.quality_table = _Table(os.path.join(folder, 'quality.csv'), QUALITY,
                                     step if measured_step is None else measured_step)
         self.events = tf.summary.FileWriter(os.path.join(folder, 'events'))
-        if step < last_step:        # that of an earlier end
+        if step < last_step:        # the GIF of an earlier end
             with contextlib.suppress(FileNotFoundError):
                 os.remove(os.path.join(folder, GIF))
-        # TensorBoard drops what it has from this step on.
+        # TensorBoard drops its records from this step on.
         self.events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step + 1)
         self.bar = tqdm(total=last_step, initial=step, disable=not sys.stderr.isatty(),
                         bar_format='{desc} · {elapsed} < {remaining}')
-        rows, measured = self.loss_table.rows, self.quality_table.rows
-        self.began = time.monotonic() - (float(rows[-1][LOSSES.index('seconds')]) if rows else 0)
-        self.last = (step, time.monotonic())
+        loss_rows, quality_rows = self.loss_table.rows, self.quality_table.rows
+        self.start_time = time.monotonic() - (
+            float(loss_rows[-1][LOSSES.index('seconds')]) if loss_rows else 0)
+        self.rate_from = (step, time.monotonic())
         self.rate = 0.0
-        self.recent = collections.deque(maxlen=ROWS)
-        self.best = min(((float(row[1]), int(float(row[0]))) for row in measured), default=None)
-        self.most_varied = min((float(row[2]) for row in measured), default=1.0)
+        self.recent_d_fake = collections.deque(maxlen=ROWS)
+        self.best = min(((float(row[1]), int(float(row[0]))) for row in quality_rows),
+                        default=None)
+        self.most_varied = min((float(row[2]) for row in quality_rows), default=1.0)
         self.warned = set()
 
     def status(self, step, loss_d, loss_g):
-        """The line that a terminal shows at every step and a file at every row of loss.csv."""
-        seconds = time.monotonic() - self.last[1]
+        """Updates the status line: a terminal shows each, a file one for each row of loss.csv."""
+        seconds = time.monotonic() - self.rate_from[1]
         if seconds > 1:
-            self.rate = (step - self.last[0]) * self.step_size / seconds
-            self.last = (step, time.monotonic())
+            self.rate = (step - self.rate_from[0]) * self.step_size / seconds
+            self.rate_from = (step, time.monotonic())
         self.line = (f'epoch {(step - 1) // self.per_epoch + 1}/'
                      f'{math.ceil(self.last_step / self.per_epoch)} step {step}/{self.last_step}'
                      f' · d {loss_d:.2f} g {loss_g:.2f} · {self.rate:.0f} img/s')
         self.bar.set_description_str(self.line, refresh=False)
         self.bar.update()
         if seconds > 1:
-            self.bar.refresh()      # by itself it waits for a wall clock that was set back
+            self.bar.refresh()      # tqdm alone would wait if the wall clock was set back
 
     def losses(self, step, loss_d, loss_g, d_real, d_fake):
+        """Writes a row of loss.csv, also to TensorBoard, and warns if D has won."""
         self.loss_table.write([
             step, (step - 1) // self.per_epoch + 1, step * self.step_size,
-            f'{time.monotonic() - self.began:.2f}', f'{loss_d:.6g}', f'{loss_g:.6g}'])
+            f'{time.monotonic() - self.start_time:.2f}', f'{loss_d:.6g}', f'{loss_g:.6g}'])
         self._scalars(step, {'loss_d': loss_d, 'loss_g': loss_g, 'D(x)': d_real,
                              'D(G(z))': d_fake})
         if self.bar.disable:
             self._print(self.line)
-        self.recent.append(float(d_fake))
-        mean = np.mean(self.recent)
-        self._warn('won', not self.critic and len(self.recent) == ROWS and mean < D_HAS_WON,
+        self.recent_d_fake.append(float(d_fake))
+        mean = np.mean(self.recent_d_fake)
+        self._warn('won', not self.critic and len(self.recent_d_fake) == ROWS and mean < D_HAS_WON,
                    f'step {step}: D tells all drawings (takes them for photographs at {mean:.1%}), '
                    'so G learns little; try --recipe best, --g-steps 2 or a smaller --lr-d')
 
     def quality(self, step, swd, ms_ssim, ms_ssim_photographs):
-        """Writes a row and warns of what the measures show of a run that fails."""
+        """Writes a row of quality.csv, also to TensorBoard, and warns if the run fails."""
         self.quality_table.write([step] + [f'{value:.6g}' for value in (
             swd, ms_ssim, ms_ssim_photographs)])
         self._scalars(step, {'swd': swd, 'ms_ssim': ms_ssim})
-        # Before it has learnt anything, G draws the same at every noise; that is no collapse.
+        # An untrained G draws the same image for every noise; that is no collapse.
         self.most_varied = min(self.most_varied, ms_ssim)
         self._warn('alike', ms_ssim > max(ms_ssim_photographs, self.most_varied) + ALIKE,
                    f'step {step}: the faces are alike (MS-SSIM {ms_ssim:.2f} between them, '
@@ -132,7 +136,7 @@ class Log:
                    'on, begin anew with --average 0.999 or a smaller --lr')
 
     def sheet(self, step, images):
-        """images: float [n, h, w, 3] in [-1, 1]."""
+        """Writes a sheet, also to TensorBoard. images: float [n, h, w, 3] in [-1, 1]."""
         path = self._sheet_path(step)
         pictures.write(path, pictures.sheet(pictures.to_uint8(images)))
         with open(path, 'rb') as f:
@@ -142,20 +146,21 @@ class Log:
         self._plot()
 
     def gif(self, sample_every):
-        """samples.gif of the run's sheets so far, at most GIF_FRAMES of them, evenly spaced.
+        """Writes samples.gif of the run's sheets so far: at most GIF_FRAMES, evenly spaced.
 
-        The last one stays for two seconds.
+        The last one is shown for two seconds.
         """
         steps = sorted({*range(sample_every, self.last_step, sample_every), self.last_step})
         paths = [path for path in map(self._sheet_path, steps) if os.path.exists(path)]
         if not paths:
             return
-        places = np.linspace(0, len(paths) - 1, min(len(paths), GIF_FRAMES)).astype(int)
+        indices = np.linspace(0, len(paths) - 1, min(len(paths), GIF_FRAMES)).astype(int)
         pictures.write_gif(os.path.join(self.folder, GIF),
-                           (pictures.read(paths[i]) for i in places),
-                           [200] * (len(places) - 1) + [2000])
+                           (pictures.read(paths[i]) for i in indices),
+                           [200] * (len(indices) - 1) + [2000])
 
     def close(self):
+        """Closes the tables and the events, and plots the curves."""
         self.bar.close()
         self.loss_table.close()
         self.quality_table.close()
@@ -181,24 +186,24 @@ class Log:
 
     @staticmethod
     def _print(text, stream=None):
-        """Prints a line; that nobody reads it any more, as after `| head`, does not end a run."""
+        """Prints a line; a reader that is gone, as after `| head`, does not end the run."""
         stream = stream or sys.stdout
         try:
             print(text, file=stream, flush=True)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
-    def _warn(self, kind, fails, sentence):
-        """Says the sentence when what fails begins to, not each time that it still does."""
-        if fails and kind not in self.warned:
+    def _warn(self, kind, is_failing, sentence):
+        """Prints the sentence when a failure begins, not each time that it continues."""
+        if is_failing and kind not in self.warned:
             self._print(sentence, sys.stderr)
-        (self.warned.add if fails else self.warned.discard)(kind)
+        (self.warned.add if is_failing else self.warned.discard)(kind)
 
 
 class _Table:
-    """A CSV file with a heading that is added to row by row.
+    """A CSV file with a heading, to which rows are appended.
 
-    rows: those of an earlier file up to a step, kept.
+    rows: the rows of an earlier file up to a step, which are kept.
     """
 
     def __init__(self, path, columns, step):
@@ -221,7 +226,7 @@ class _Table:
         self.file.flush()
 
     def read(self):
-        """All rows as numbers."""
+        """Returns all rows as numbers."""
         with open(self.path, newline='') as f:
             return [[float(value) for value in row] for row in list(csv.reader(f))[1:]]
 

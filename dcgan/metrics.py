@@ -1,9 +1,9 @@
-"""Measures of generated pictures: arrays in, numbers out, no TensorFlow.
+"""Metrics of generated images: arrays in, numbers out, no TensorFlow.
 
-Of the pictures themselves: the sliced Wasserstein distance, MS-SSIM between samples, and whether
-samples are copies of training photographs. Of a network's features of them: FID, KID, precision
-and recall. Images are uint8 [n, side, side, 3], features float [n, d]. Too few or unlike arrays
-raise ValueError. Beside images and features memory grows by no more than 12 kB an image.
+Computed from images: the sliced Wasserstein distance, MS-SSIM between samples, and whether samples
+are copies of training images. Computed from a network's features: FID, KID, precision and recall.
+Images are uint8 [n, side, side, 3], features float [n, d]. Arrays that are too short or do not
+match raise ValueError. Apart from images and features, memory grows by at most 12 kB per image.
 """
 import concurrent.futures
 import os
@@ -11,14 +11,14 @@ import os
 import numpy as np
 from scipy import linalg, ndimage
 
-# sliced Wasserstein distance (Karras et al. 2018, section 5), as its authors' program takes it
+# sliced Wasserstein distance (Karras et al. 2018, section 5), as in the authors' program
 SMALLEST_LEVEL = 16
-PATCH = 7                               # pixels a side
-PATCHES = 128                           # an image and level
+PATCH = 7                               # side in pixels
+PATCHES = 128                           # per image and level
 DIRECTIONS = 4 * 128
 BINOMIAL = np.array([1, 4, 6, 4, 1]) / 16
-# Projections of descriptors have a deviation of about 1. Bins of 1/128 up to 16 give the distance
-# within 0.1 % of sorting's, in a memory that does not grow with the images.
+# Projections have a standard deviation of about 1. Bins of width 1/128 from -16 to 16 give the
+# distance within 0.1 % of that from sorting. Their memory does not grow with the number of images.
 BINS_A_UNIT = 128
 BINS = 2 * 16 * BINS_A_UNIT
 
@@ -27,59 +27,59 @@ WEIGHTS = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])
 WINDOW, WINDOW_DEVIATION = 11, 1.5      # pixels
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
-AT_ONCE = 128                           # images worked on at once
+AT_ONCE = 128                           # images processed at once
 DISTANCES_AT_ONCE = 2 ** 22             # 16 MiB of float32
 
 
 # sliced Wasserstein distance
 
 def swd_profile(images, seed=0):
-    """What swd compares: {side of a level: int32 [DIRECTIONS, BINS]}, histograms of projections.
+    """Returns the histograms that swd compares, {side of a level: int32 [DIRECTIONS, BINS]}.
 
-    Patches of a Laplacian pyramid's levels, each channel scaled to mean 0 and deviation 1 over
-    the set, projected on random directions. The seed, the same for both sets, fixes the patches'
-    places and the directions.
+    Patches of a Laplacian pyramid's levels are projected on random directions. Before that each
+    channel is scaled to mean 0 and standard deviation 1 over the set. The seed fixes the positions
+    of the patches and the directions; it must be the same for both sets.
     """
     _check_images(images, 1)
     sides = _levels(images.shape[1])
     rng = np.random.RandomState(seed)
-    places = [rng.randint(0, side - PATCH + 1, (2, len(images), PATCHES)) for side in sides]
+    positions = [rng.randint(0, side - PATCH + 1, (2, len(images), PATCHES)) for side in sides]
     directions = rng.randn(DIRECTIONS, PATCH * PATCH * 3)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
 
-    # Twice through the images is cheaper than to keep the patches, 75 kB an image and level.
+    # Two passes over the images are cheaper than keeping the patches, 75 kB per image and level.
     def moments(start):
         return np.array([[x.sum(axis=0, dtype=np.float64) for x in (patches, patches ** 2)]
-                         for patches in _patches(images, places, start)])
+                         for patches in _patches(images, positions, start)])
 
-    # of all patches' pixels by channel: [level, mean and square, 3]
+    # over all pixels of all patches: [level, sum and sum of squares, channel]
     totals = _sum_of(moments, len(images)).reshape(len(sides), 2, PATCH * PATCH, 3).sum(axis=2)
     means, squares = (totals / (len(images) * PATCHES * PATCH * PATCH)).swapaxes(0, 1)
     deviations = np.sqrt(np.maximum(squares - means ** 2, 1e-12))
 
     def histograms(start):
-        found = np.empty((len(sides), DIRECTIONS, BINS), np.int32)
-        for level, patches in enumerate(_patches(images, places, start)):
+        counts = np.empty((len(sides), DIRECTIONS, BINS), np.int32)
+        for level, patches in enumerate(_patches(images, positions, start)):
             mean, deviation = (np.tile(x[level], PATCH * PATCH) for x in (means, deviations))
             kernel = directions * BINS_A_UNIT / deviation
             bins = kernel.astype(np.float32) @ patches.T                    # [direction, patch]
             bins += (BINS / 2 - kernel @ mean).astype(np.float32)[:, None]
             bins = np.clip(bins, 0, BINS - 1, out=bins).astype(np.intp)
-            found[level] = [np.bincount(row, minlength=BINS) for row in bins]
-        return found
+            counts[level] = [np.bincount(row, minlength=BINS) for row in bins]
+        return counts
 
     return dict(zip(sides, _sum_of(histograms, len(images))))
 
 
 def _sum_of(function, count):
-    """The sum of function(start) for portions of count images, on a few cores."""
-    # Threads: what takes the time in numpy and scipy releases the interpreter's lock.
+    """Returns the sum of function(start) over portions of count images, on a few cores."""
+    # Threads suffice: the slow parts of numpy and scipy release the interpreter's lock.
     with concurrent.futures.ThreadPoolExecutor(min(4, os.cpu_count())) as pool:
         return sum(pool.map(function, range(0, count, AT_ONCE)))
 
 
 def swd(profile_a, profile_b):
-    """{side of a level: distance · 10³} of two sets' profiles; of equally many images.
+    """Returns {side of a level: distance · 10³} from the profiles of two sets of equal size.
 
     The mean difference of sorted projections is the area between their distribution functions.
     """
@@ -100,30 +100,32 @@ def _levels(side):
     return sides
 
 
-def _patches(images, places, start):
-    """Yields a level's patches of the images from start on, float32 [n, PATCH · PATCH · 3]."""
-    pyramid = laplacian_pyramid(images[start:start + AT_ONCE], len(places))
-    for pixels, (y, x) in zip(pyramid, places):
+def _patches(images, positions, start):
+    """Yields each level's patches of the images from start on, float32 [n, PATCH · PATCH · 3]."""
+    pyramid = laplacian_pyramid(images[start:start + AT_ONCE], len(positions))
+    for pixels, (y, x) in zip(pyramid, positions):
         count, side = pixels.shape[:2]
         y, x = y[start:start + count], x[start:start + count]
         corner = (np.arange(count)[:, None] * side + y) * side + x
-        inside = (np.arange(PATCH)[:, None] * side + np.arange(PATCH)).ravel()
-        pixels = pixels.reshape(-1, 3)[corner.reshape(-1, 1) + inside]
+        offsets = (np.arange(PATCH)[:, None] * side + np.arange(PATCH)).ravel()
+        pixels = pixels.reshape(-1, 3)[corner.reshape(-1, 1) + offsets]
         yield pixels.reshape(-1, PATCH * PATCH * 3)
 
 
 def laplacian_pyramid(images, levels):
-    """[float32 [n, side / 2^level, …, 3]]: what each level adds to the next, the last itself.
+    """Returns the levels of a Laplacian pyramid, a list of float32 [n, side / 2^level, …, 3].
 
-    The 5-tap binomial filter, mirrored at the edge (Burt and Adelson 1983, OpenCV's pyrDown).
+    A level is the difference between an image and the enlarged next smaller one; the last level is
+    the smallest image itself. The filter is the 5-tap binomial one, mirrored at the edge (Burt and
+    Adelson 1983, OpenCV's pyrDown).
     """
     pyramid = [images.astype(np.float32)]
     for _ in range(1, levels):
         image = pyramid[-1]
         smaller = _blur(image, BINOMIAL)[:, ::2, ::2]
-        spread = np.zeros_like(image)
-        spread[:, ::2, ::2] = smaller
-        pyramid[-1] = image - _blur(spread, 2 * BINOMIAL)
+        enlarged = np.zeros_like(image)
+        enlarged[:, ::2, ::2] = smaller
+        pyramid[-1] = image - _blur(enlarged, 2 * BINOMIAL)
         pyramid.append(smaller)
     return pyramid
 
@@ -136,11 +138,11 @@ def _blur(images, taps):
 # MS-SSIM
 
 def ms_ssim(images_a, images_b):
-    """The mean MS-SSIM of images_a[i] and images_b[i] in [0, 1] (Wang et al. 2003).
+    """Returns the mean MS-SSIM of images_a[i] and images_b[i], in [0, 1] (Wang et al. 2003).
 
-    Of pairs of samples it says how alike they are: lower is more varied (Odena et al. 2017). A
-    level that is smaller than the window of 11 takes one of its own side, its deviation in
-    proportion, as the program of Karras et al. 2018 does; levels are halved as long as they can.
+    Between samples it measures how alike they are: lower is more varied (Odena et al. 2017). If a
+    level is smaller than the window of 11 pixels, the window gets the level's side and a deviation
+    in proportion, as in the program of Karras et al. 2018. The side must be divisible by 16.
     """
     _check_images(images_a, 1)
     if images_a.shape != images_b.shape:
@@ -163,7 +165,7 @@ def ms_ssim(images_a, images_b):
 
 
 def _ssim(a, b):
-    """([n], [n]) of images [n, 3, side, side]: the SSIM and its contrast and structure alone."""
+    """Returns the SSIM of pairs [n, 3, side, side] and its contrast-structure part, both [n]."""
     side = a.shape[-1]
     size = min(WINDOW, side)
     deviation = WINDOW_DEVIATION * size / WINDOW
@@ -191,14 +193,17 @@ def _halved(images):
 # FID, KID, precision and recall
 
 def statistics(features):
-    """(mean [d], covariance [d, d]) of features, float64."""
+    """Returns (mean [d], covariance [d, d]) of features, float64."""
     _check_features(features, 2)
     features = np.asarray(features, np.float64)
     return features.mean(axis=0), np.cov(features, rowvar=False).reshape(2 * features.shape[1:])
 
 
 def fid(statistics_a, statistics_b):
-    """The Fréchet distance of two normal distributions (mean, covariance) (Heusel et al. 2017)."""
+    """Returns the Fréchet distance of two normal distributions (Heusel et al. 2017).
+
+    Each is a tuple (mean, covariance).
+    """
     (mean_a, cov_a), (mean_b, cov_b) = statistics_a, statistics_b
     # The trace of (A B)^½ is that of (A^½ B A^½)^½, which is symmetric: no imaginary parts.
     values, vectors = linalg.eigh(cov_a)
@@ -209,10 +214,11 @@ def fid(statistics_a, statistics_b):
 
 
 def kid(features_a, features_b, subsets=100, size=1000, seed=0):
-    """(mean, deviation) over random subsets of the squared MMD (Bińkowski et al. 2018).
+    """Returns (mean, standard deviation) of the squared MMD over random subsets.
 
-    The kernel is (x · y / d + 1)³, the estimate unbiased: about 0, also below, for equal
-    distributions. Both sets must hold size features. Draws as torch-fidelity does.
+    The source is Bińkowski et al. 2018. The kernel is (x · y / d + 1)³. The estimate is unbiased:
+    for equal distributions it is about 0 and can be negative. Both sets must hold at least size
+    features. The subsets are drawn as in torch-fidelity.
     """
     _check_features(features_a, size)
     _check_features(features_b, size, like=features_a)
@@ -232,10 +238,11 @@ def _cubic(a, b):
 
 
 def precision_recall(real, fake, k=3):
-    """(precision, recall) of fake features in [0, 1] (Kynkäänniemi et al. 2019).
+    """Returns (precision, recall) of fake features, in [0, 1] (Kynkäänniemi et al. 2019).
 
-    Precision: the share of fake ones within the distance of some real one to its k-th nearest;
-    recall: the same the other way round.
+    Each real feature has a radius, its distance to its k-th nearest real one. Precision is the
+    share of fake features that lie within the radius of some real one. Recall is the same with
+    real and fake exchanged.
     """
     _check_features(real, k + 1)
     _check_features(fake, k + 1, like=real)
@@ -243,7 +250,7 @@ def precision_recall(real, fake, k=3):
 
 
 def _share_within(features, others, k):
-    # The nearest of all is the feature itself.
+    # Index 0 is the feature itself, so index k is its k-th nearest neighbour.
     radii = np.concatenate([np.partition(rows, k, axis=1)[:, k]
                             for _, rows in _squared_distances(others, others)])
     return float(np.mean(np.concatenate([(rows <= radii).any(axis=1)
@@ -251,45 +258,45 @@ def _share_within(features, others, k):
 
 
 def _squared_distances(a, b):
-    """Yields (first, float32 [rows, len(b)]), some rows of a at a time from number first on."""
+    """Yields (first, squared distances of a[first:first + rows] to b, float32 [rows, len(b)])."""
     b = np.asarray(b, np.float32).reshape(len(b), -1)
-    middle = b.mean(axis=0)             # near 0 the squares lose the fewest digits
-    b = b - middle
+    centre = b.mean(axis=0)             # near 0 the squares lose the fewest digits
+    b = b - centre
     squares = np.einsum('nd,nd->n', b, b)
     rows = max(1, DISTANCES_AT_ONCE // len(b))
     for first in range(0, len(a), rows):
-        some = np.asarray(a[first:first + rows], np.float32).reshape(-1, b.shape[1]) - middle
-        distances = squares - 2 * (some @ b.T) + np.einsum('nd,nd->n', some, some)[:, None]
+        part = np.asarray(a[first:first + rows], np.float32).reshape(-1, b.shape[1]) - centre
+        distances = squares - 2 * (part @ b.T) + np.einsum('nd,nd->n', part, part)[:, None]
         yield first, np.maximum(distances, 0, out=distances)
 
 
-# copies of training photographs
+# copies of training images
 
 def thumbnails(images, side=16):
-    """uint8 [n, side, side, 3]: means of square blocks, what copies are looked for in."""
+    """Returns means of square blocks, uint8 [n, side, side, 3], for the search for copies."""
     block = images.shape[1] // side
     if block * side != images.shape[1]:
         raise ValueError(f'images of {images.shape[1]} pixels a side are no multiple of {side}')
     small = np.empty((len(images), side, side, 3), np.uint8)
     for start in range(0, len(images), AT_ONCE):
-        some = images[start:start + AT_ONCE].reshape(-1, side, block, side, block, 3)
-        small[start:start + AT_ONCE] = np.rint(some.mean(axis=(2, 4)))
+        blocks = images[start:start + AT_ONCE].reshape(-1, side, block, side, block, 3)
+        small[start:start + AT_ONCE] = np.rint(blocks.mean(axis=(2, 4)))
     return small
 
 
-def nearest(samples, photographs, count=1):
-    """(distances, numbers), both [n, count]: each sample's nearest photographs, nearest first.
+def nearest(samples, real, count=1):
+    """Returns (distances, numbers), both [n, count]: each sample's nearest real images.
 
-    Euclidean, of thumbnails, these also mirrored as training shows them, or of features. The
-    photographs may be a memory map of any length.
+    The nearest comes first. Distances are Euclidean, of thumbnails or of features. Thumbnails are
+    also compared mirrored, as training shows them. `real` may be a memory map of any length.
     """
-    if count > len(photographs):
-        raise ValueError(f'{len(photographs)} photographs are fewer than {count}')
-    total, both_ways = len(samples), samples
+    if count > len(real):
+        raise ValueError(f'{len(real)} photographs are fewer than {count}')
+    total, with_mirrored = len(samples), samples
     if samples.ndim == 4:
-        both_ways = np.concatenate([samples, samples[:, :, ::-1]])
+        with_mirrored = np.concatenate([samples, samples[:, :, ::-1]])
     distances, numbers = np.empty((total, 0), np.float32), np.empty((total, 0), int)
-    for first, rows in _squared_distances(photographs, both_ways):
+    for first, rows in _squared_distances(real, with_mirrored):
         rows = np.minimum(rows[:, :total], rows[:, -total:])
         distances = np.hstack([distances, rows.T])
         new = np.broadcast_to(np.arange(first, first + len(rows)), rows.T.shape)
@@ -303,29 +310,30 @@ def nearest(samples, photographs, count=1):
 
 
 def copied_share(samples, training, held_out):
-    """(share of samples that are copies of training photographs, an estimate; its deviation).
+    """Returns (estimated share of samples that are copies of training images, its deviation).
 
-    Where nothing is memorised, however smooth the samples are, the photograph nearest to one is of
-    training as often as photographs are: n / (n + m) of n training and m held-out ones. From there
-    the share that has its nearest in training rises to 1 where each is a copy; how far it has
-    come is the estimate, of at most 1. (A sample lies nearer to all photographs than these to each
-    other: distances between photographs are no yardstick for it.)
+    Take n training and m held-out images. If G memorises nothing, a sample's nearest image is a
+    training image with probability n / (n + m), however smooth the samples are. If each sample is
+    a copy, this share is 1. The estimate says how far the share has risen from n / (n + m) to 1;
+    it is at most 1. (Distances between real images are no yardstick, because a sample lies nearer
+    to all real images than these lie to each other.)
 
-    The deviation is the standard one of that estimate where nothing is memorised and chance alone
-    says which of the photographs are training's: √(n / m · Σ h²), h being the share of samples
-    that have one photograph for the nearest. Few photographs are the nearest of many smooth ones.
+    The deviation is the standard deviation of the estimate if G memorises nothing and chance alone
+    decides which images are for training: √(n / m · Σ h²), where h is the share of samples that
+    have one particular image as the nearest. Few images are the nearest of many smooth samples.
     """
     n, m = len(training), len(held_out)
-    (seen, number), (unseen, other) = (nearest(samples, photographs)
-                                       for photographs in (training, held_out))
-    share = np.mean(seen < unseen) + np.mean(seen == unseen) / 2
-    _, counts = np.unique(np.where(seen < unseen, number, n + other), return_counts=True)
-    by_chance = n / (n + m)
-    return (float((share - by_chance) / (1 - by_chance)),
+    (to_training, training_number), (to_held_out, held_out_number) = (
+        nearest(samples, images) for images in (training, held_out))
+    share = np.mean(to_training < to_held_out) + np.mean(to_training == to_held_out) / 2
+    _, counts = np.unique(np.where(to_training < to_held_out, training_number,
+                                   n + held_out_number), return_counts=True)
+    chance = n / (n + m)
+    return (float((share - chance) / (1 - chance)),
             float(np.sqrt(n / m * np.sum(np.square(counts / len(samples))))))
 
 
-# what is refused
+# checks of the arguments
 
 def _check_images(images, at_least):
     if len(images.shape) != 4 or images.shape[1] != images.shape[2] or images.shape[3] != 3:

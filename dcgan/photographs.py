@@ -1,4 +1,4 @@
-"""Files of photographs: finding them, opening them, and the square that is cut from each."""
+"""Image files: finds them, opens them, and crops a square from each."""
 import errno
 import os
 import stat
@@ -10,12 +10,12 @@ from PIL import Image, ImageOps
 from dcgan.cli import printable
 
 ENDINGS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
-# Told by the content, whatever a file's name ends in. Pillow knows many more, but they are no
-# photographs, and some run other programs: EPS runs Ghostscript.
+# The content of a file decides its format, not the ending of its name. Pillow knows many more
+# formats, but photographs do not use them, and some start other programs: EPS starts Ghostscript.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF')
-MAX_BYTES = 2 ** 27                      # of a photograph's file, which Pillow may read whole
-ORIENTATION = 0x0112                     # EXIF's number of it
-# The machine's fault, which passes, not a file's.
+MAX_BYTES = 2 ** 27                      # largest file, as Pillow may read it as a whole
+ORIENTATION = 0x0112                     # number of this tag in EXIF
+# Temporary faults of the machine, not of a file.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
@@ -24,30 +24,30 @@ class DataError(ValueError):
 
 
 def walk(folder):
-    """Sorted paths, relative to folder, of the images in it; linked folders are entered once."""
+    """Returns sorted paths of the images in folder, relative to it; enters a linked folder once."""
     def report(error):
         if error.errno in EXHAUSTED:
             raise error
         if error.errno != errno.ENOENT:
             print(f'left out: {printable(error.filename)} ({error.strerror})', file=sys.stderr)
 
-    found, seen = [], set()
+    paths, visited = [], set()
     for top, folders, names in os.walk(folder, onerror=report, followlinks=True):
         real = os.path.realpath(top)
-        folders[:] = [] if real in seen else sorted(f for f in folders if f[0] != '.')
-        for name in [] if real in seen else names:
+        folders[:] = [] if real in visited else sorted(f for f in folders if f[0] != '.')
+        for name in [] if real in visited else names:
             if name.lower().endswith(ENDINGS) and name[0] != '.':
                 path = os.path.join(top, name)
-                found.append(os.path.relpath(path, folder).replace(os.sep, '/'))
-        seen.add(real)
-    return sorted(found)
+                paths.append(os.path.relpath(path, folder).replace(os.sep, '/'))
+        visited.add(real)
+    return sorted(paths)
 
 
 def open_file(folder, name):
-    """The Pillow image of a file; OSError if it is no file or too large."""
+    """Opens a file as a Pillow image; OSError if it is no file or too large."""
     path = os.path.join(folder, name)
     status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):        # to open a pipe is to wait for who writes into it
+    if not stat.S_ISREG(status.st_mode):        # opening a pipe would wait for its writer
         raise OSError('is no file')
     check_size(status.st_size)
     return Image.open(path, formats=FORMATS)
@@ -60,22 +60,22 @@ def check_size(size):
 
 
 def stamp_file(folder, name):
-    """(size, time, mode) of a file, by which the cache sees that it has changed."""
+    """Returns (size, time, mode) of a file, by which the cache notices a change; () on failure."""
     try:
         status = os.stat(os.path.join(folder, name))
-    except OSError:             # a broken link, say; reading it gives the reason
+    except OSError:             # e.g. a broken link; reading it gives the reason
         return ()
-    return status.st_size, status.st_mtime_ns, status.st_mode      # it may become readable
+    return status.st_size, status.st_mtime_ns, status.st_mode      # mode: it may become readable
 
 
 def square(image, image_size, crop=0):
-    """The middle of a Pillow image as uint8 [image_size, image_size, 3].
+    """Returns the middle of a Pillow image as uint8 [image_size, image_size, 3].
 
-    crop: side of the square in source pixels, at most the shorter side, which 0 means. EXIF
-    orientation is applied, transparency put on white, 16-bit grey converted to 8 bits.
+    crop: side of the square in source pixels; at most the shorter side, 0 for the shorter side.
+    EXIF orientation is applied, transparency is put on white, 16-bit grey is converted to 8 bits.
     """
     image.load()
-    if image.getexif().get(ORIENTATION, 1) != 1:        # else transposing is a copy
+    if image.getexif().get(ORIENTATION, 1) != 1:        # transposing always copies
         image = ImageOps.exif_transpose(image)
     width, height = image.size
     side = min(width, height, crop or width)

@@ -1,4 +1,4 @@
-"""Contact sheets, GIFs and curves. Images are uint8 [n, h, w, 3] unless said otherwise."""
+"""Contact sheets, GIFs, films and curves. Images are uint8 [n, h, w, 3] by default."""
 import csv
 import math
 
@@ -10,14 +10,14 @@ from dcgan.files import atomic_write
 
 
 def to_uint8(images):
-    """float [-1, 1] to uint8, the nearest grey level; any shape."""
+    """Converts floats in [-1, 1] of any shape to the nearest grey levels, uint8."""
     return np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def sheet(images, columns=None):
-    """One picture [rows·h, columns·w, 3] of any number of images, what is left over white.
+    """Joins any number of images to one picture [rows·h, columns·w, 3]; empty cells are white.
 
-    columns: by default as many as make it about as wide as high.
+    columns: by default as many as make the picture about square.
     """
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
@@ -29,7 +29,7 @@ def sheet(images, columns=None):
 
 
 def headings(texts, width):
-    """A picture [h, len(texts)·width, 3] of texts, upwards, each in the middle of its column."""
+    """Draws texts upwards, each in the middle of its column: [h, len(texts)·width, 3]."""
     font = ImageFont.load_default()
     boxes = [ImageDraw.Draw(Image.new('RGB', (1, 1))).textbbox((0, 0), text, font=font)
              for text in texts]
@@ -42,21 +42,21 @@ def headings(texts, width):
 
 
 def write(path, image):
-    """Writes a picture [h, w, 3]."""
+    """Writes a picture [h, w, 3] to a PNG file."""
     with atomic_write(path) as partial:
         imageio.imwrite(partial, image, format='png')
 
 
 def read(path):
-    """A picture file as write makes it, [h, w, 3]."""
+    """Reads a picture [h, w, 3] that `write` has written."""
     return np.asarray(imageio.imread(path))
 
 
 def write_gif(path, frames, milliseconds):
-    """A looping GIF of pictures of one size.
+    """Writes a looping GIF of pictures of one size.
 
-    frames: any iterable of pictures [h, w, 3], taken one at a time.
-    milliseconds: a list, how long each is shown.
+    frames: any iterable of pictures [h, w, 3], read one at a time.
+    milliseconds: a list of the display times of the frames.
     """
     images = map(Image.fromarray, frames)
     with atomic_write(path) as partial:
@@ -65,9 +65,10 @@ def write_gif(path, frames, milliseconds):
 
 
 def write_mp4(path, frames, milliseconds):
-    """An H.264 film of pictures of one size, each shown as long; whether one could be written.
+    """Writes an H.264 film of pictures of one size; returns False if this is not possible.
 
-    It can where the package imageio-ffmpeg is installed and has or finds a program ffmpeg.
+    It needs the package imageio-ffmpeg, and a program ffmpeg in the package or on the machine.
+    milliseconds: the display time of each frame.
     """
     try:
         import imageio_ffmpeg
@@ -81,8 +82,8 @@ def write_mp4(path, frames, milliseconds):
 
 
 def plot_losses(csv_path, path):
-    """The columns d_loss and g_loss of a loss.csv against its steps, faint, and their means."""
-    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
+    """Plots d_loss and g_loss of a loss.csv over the steps: values faint, moving means strong."""
+    from matplotlib.figure import Figure  # unlike pyplot: no global state, no display
     with open(csv_path, newline='') as f:
         rows = list(csv.DictReader(f))
     if not rows:
@@ -106,9 +107,9 @@ def plot_losses(csv_path, path):
 
 
 def plot_measures(path, steps, curves):
-    """A small plot of each of curves, {title: (values at steps, floor)}; the floor dashed.
+    """Plots each of curves, {title: (values at steps, floor)}, with a dashed line at the floor.
 
-    A floor of None is not known and not drawn.
+    A floor of None is unknown and not drawn.
     """
     from matplotlib.figure import Figure
     columns = min(len(curves), 3)

@@ -1,7 +1,8 @@
-"""The one place where TensorFlow is set up: graph mode, what it prints, its sessions' precision.
+"""Sets up TensorFlow: graph mode, its messages, the precision of its sessions.
 
-The programs call `set_up` once their options are checked, and import what needs TensorFlow after
-it: so `--help` and a mistyped option answer at once, and the chatter is off before it begins.
+The programs call `set_up` after they have checked their options, and import modules that need
+TensorFlow after that. So `--help` and a mistyped option answer at once, and TensorFlow's messages
+are hidden from the start.
 """
 import contextlib
 import itertools
@@ -16,40 +17,40 @@ import warnings
 from dcgan import checkpoint, cli, signals
 from dcgan.worker import SINGLE
 
-REWRITERS = {                                                  # of RewriterConfig
+REWRITERS = {                                                  # fields of RewriterConfig
     'bfloat16': 'auto_mixed_precision_onednn_bfloat16',        # in TensorFlow 2, on a processor
     'float16': 'auto_mixed_precision'}                         # on a GPU with tensor cores
-# What losses are multiplied with for the gradients, so that float16 does not lose the small ones; a
-# power of 2, exact in binary. bfloat16 has float32's range.
+# Factors of the losses while gradients are computed, so that float16 does not lose small gradients.
+# A power of 2 is exact in binary. bfloat16 has float32's range.
 LOSS_SCALES = {'float32': 1, 'bfloat16': 1, 'float16': 1024}
-REWRITER_ON = 1                                                # of RewriterConfig.Toggle
-BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}                   # as /proc/cpuinfo names them
-TENSOR_CORES = (7, 0)                                          # from this compute capability on
-# CUDA's list of the GPUs to be used, as a scheduler sets it, before set_up narrows it; None: all.
+REWRITER_ON = 1                                                # a RewriterConfig.Toggle
+BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}                   # their names in /proc/cpuinfo
+TENSOR_CORES = (7, 0)                                          # lowest compute capability with them
+# CUDA's list of usable GPUs, as a scheduler sets it, before set_up narrows it. None: all GPUs.
 CUDA_VISIBLE_DEVICES = os.environ.get('CUDA_VISIBLE_DEVICES')
-# Words by which errors of TensorFlow's, whatever their type, tell of a GPU that can't be used.
+# Words in TensorFlow's errors, of any type, that indicate a GPU that can't be used.
 GPU_FAULT = re.compile(r'\bcu[A-Z]|cuda|CUDA|Blas|DNN library|StreamExecutor|Dst tensor')
 
 
 def set_up(verbose=False, device=None, deterministic=False):
-    """Imports TensorFlow for graphs in the manner of version 1 and returns `tf.compat.v1`.
+    """Imports TensorFlow, sets it to version 1's graph mode and returns `tf.compat.v1`.
 
-    Without verbose its deprecations, processor flags and other log lines are not shown; errors
-    are raised as ever. device: `cpu` or `gpu:N`, number N of the GPUs that may be used, the only
-    one that TensorFlow then sees; a GPU that is not there ends the program with a sentence.
-    deterministic: whether kernels that may add up in another order each time are kept from use;
-    TensorFlow 1.15, which can't, has none on a processor that did.
+    Without verbose, TensorFlow's deprecation warnings, processor flags and other log lines are
+    hidden; errors are still raised. device: `cpu` or `gpu:N`, number N of the GPUs that may be
+    used. TensorFlow then sees only this one; the program exits with a sentence if it is not there.
+    deterministic: whether to disable kernels that may sum in a different order each time.
+    TensorFlow 1.15 can't disable them, and has none on a processor that did so.
     """
-    # TensorFlow 2 by itself takes oneDNN on processors with AVX-512 VNNI only. With AVX2 alone
-    # (Zen 3, TensorFlow 2.21) a step takes six times as long without it.
+    # By default TensorFlow 2 uses oneDNN only on processors with AVX-512 VNNI. With AVX2 alone
+    # (Zen 3, TensorFlow 2.21) a step takes six times as long without oneDNN.
     if is_x86():
         os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
-    # Set here, since asking whether there is a GPU would otherwise take all its memory.
+    # Without this, the check for a GPU would take all of its memory.
     os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
     if device:
         os.environ['CUDA_VISIBLE_DEVICES'] = visible_device(device)
-    # Importing TensorFlow 2 imports Keras, and that matplotlib, for a quarter of the time; not so
-    # for the older Keras, which comes separately.
+    # Importing TensorFlow 2 imports Keras, which imports matplotlib: a quarter of the time. The
+    # older Keras, a separate package, does not cost this time.
     os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
     if verbose:
         with delayed_signals():
@@ -58,10 +59,10 @@ def set_up(verbose=False, device=None, deterministic=False):
         os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.simplefilter('ignore', category)
-        # TensorFlow 1.15 reads the variable in time, and may have to say that the processor is
-        # too old before it aborts.
-        old = sys.version_info < (3, 8)
-        with delayed_signals(), contextlib.nullcontext() if old else hidden_stderr():
+        # TensorFlow 1.15 reads the variable early enough. Its standard error stays visible: it may
+        # report that the processor is too old before it aborts.
+        is_tf_1 = sys.version_info < (3, 8)
+        with delayed_signals(), contextlib.nullcontext() if is_tf_1 else hidden_stderr():
             import tensorflow.compat.v1 as tf
         tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
@@ -74,34 +75,34 @@ def set_up(verbose=False, device=None, deterministic=False):
 
 
 def visible_device(device):
-    """The CUDA_VISIBLE_DEVICES that leaves `cpu` or `gpu:N` alone.
+    """Returns the CUDA_VISIBLE_DEVICES that leaves only `cpu` or `gpu:N` visible.
 
-    N counts in the list that is there already: the other GPUs may be somebody else's. Ends with a
-    sentence where the list is shorter.
+    N is an index into the list that is set already: the other GPUs may be somebody else's. Exits
+    with a sentence if the list is too short.
     """
     if device == 'cpu':
         return '-1'
     number = device[len('gpu:'):]
     if CUDA_VISIBLE_DEVICES is None:
         return number
-    listed = [entry.strip() for entry in CUDA_VISIBLE_DEVICES.split(',')]
-    # CUDA reads the list up to the first entry that can be none: -1, or an empty one.
-    listed = list(itertools.takewhile(lambda entry: entry and entry[0] != '-', listed))
-    if int(number) < len(listed):
-        return listed[int(number)]
-    left = 'no GPU' if not listed else '1 GPU, gpu:0' if len(listed) == 1 else (
-        f'{len(listed)} GPUs, gpu:0 to gpu:{len(listed) - 1}')
-    cli.fail(f'--device {device}: CUDA_VISIBLE_DEVICES={CUDA_VISIBLE_DEVICES} leaves {left}')
+    gpus = [entry.strip() for entry in CUDA_VISIBLE_DEVICES.split(',')]
+    # CUDA reads the list up to the first invalid entry: -1 or an empty one.
+    gpus = list(itertools.takewhile(lambda entry: entry and entry[0] != '-', gpus))
+    if int(number) < len(gpus):
+        return gpus[int(number)]
+    available = 'no GPU' if not gpus else '1 GPU, gpu:0' if len(gpus) == 1 else (
+        f'{len(gpus)} GPUs, gpu:0 to gpu:{len(gpus) - 1}')
+    cli.fail(f'--device {device}: CUDA_VISIBLE_DEVICES={CUDA_VISIBLE_DEVICES} leaves {available}')
 
 
 @contextlib.contextmanager
 def explained_gpu_faults():
-    """Ends with a sentence where TensorFlow sees a GPU that it can't use."""
+    """Exits with a sentence if TensorFlow sees a GPU but can't use it."""
     import tensorflow.compat.v1 as tf
     try:
         yield
     except (tf.errors.OpError, RuntimeError) as error:
-        # What memory or disk did not suffice for is said where it was asked for.
+        # The caller reports that memory or disk space does not suffice for its work.
         if isinstance(error, tf.errors.ResourceExhaustedError) or not GPU_FAULT.search(str(error)):
             raise
         reason = (getattr(error, 'message', None) or str(error)).strip().splitlines()[0]
@@ -110,50 +111,51 @@ def explained_gpu_faults():
 
 
 def has_gpu(compute_capability=None):
-    """Whether TensorFlow sees a GPU, of that compute capability at least, (major, minor)."""
+    """Whether TensorFlow sees a GPU, with at least this compute capability, (major, minor)."""
     import tensorflow.compat.v1 as tf
     with explained_gpu_faults():
         return tf.test.is_gpu_available(min_cuda_compute_capability=compute_capability)
 
 
-def choose_precision(asked):
-    """(precision, why) for `float32`, `bfloat16` or `auto`.
+def choose_precision(requested):
+    """Returns (precision, reason) for `float32`, `bfloat16` or `auto`.
 
-    auto takes bfloat16 where the processor multiplies matrices in it; elsewhere it is slower than
-    float32. On a GPU it takes float16 where that has tensor cores. Raises ValueError where
-    bfloat16 is asked of a TensorFlow that lacks it, where oneDNN is off, or on a GPU.
+    auto takes bfloat16 if the processor has units that multiply matrices in it; without them
+    bfloat16 is slower than float32. On a GPU auto takes float16 if the GPU has tensor cores.
+    Raises ValueError for bfloat16 if TensorFlow lacks it, if oneDNN is off, or on a GPU.
     """
     import tensorflow.compat.v1 as tf
-    able = False
+    supports_bfloat16 = False
     if has_gpu():
-        cores = has_gpu(TENSOR_CORES)
-        found = 'float16' if cores else 'float32'
-        why = f'the GPU has {"" if cores else "no "}tensor cores'
+        has_cores = has_gpu(TENSOR_CORES)
+        best = 'float16' if has_cores else 'float32'
+        reason = f'the GPU has {"" if has_cores else "no "}tensor cores'
     elif not hasattr(tf.ConfigProto().graph_options.rewrite_options, REWRITERS['bfloat16']):
-        found, why = 'float32', f'TensorFlow {tf.__version__} has no bfloat16 for the processor'
-    elif not has_onednn():      # the rewriter would be passed over in silence
-        found, why = 'float32', 'TensorFlow does not use oneDNN on this processor'
+        best, reason = 'float32', f'TensorFlow {tf.__version__} has no bfloat16 for the processor'
+    elif not has_onednn():      # TensorFlow would skip the rewriter silently
+        best, reason = 'float32', 'TensorFlow does not use oneDNN on this processor'
     else:
         units = sorted(BFLOAT16_UNITS & _processor_flags())
-        able, found = True, 'bfloat16' if units else 'float32'
-        why = ('the processor has ' + ', '.join(units) if units else
-               'the processor has none of ' + ', '.join(sorted(BFLOAT16_UNITS)))
-    if asked == 'bfloat16' and not able:
-        raise ValueError(f'{why}; it takes float32 or auto, which is {found} there')
-    return (found, why) if asked == 'auto' else (asked, 'as asked')
+        supports_bfloat16, best = True, 'bfloat16' if units else 'float32'
+        reason = ('the processor has ' + ', '.join(units) if units else
+                  'the processor has none of ' + ', '.join(sorted(BFLOAT16_UNITS)))
+    if requested == 'bfloat16' and not supports_bfloat16:
+        raise ValueError(f'{reason}; it takes float32 or auto, which is {best} there')
+    return (best, reason) if requested == 'auto' else (requested, 'as asked')
 
 
 def has_onednn():
     """Whether convolutions run in oneDNN on an x86-64 processor.
 
-    TensorFlow 1.15 has none; TF_ENABLE_ONEDNN_OPTS=0 in the environment switches TensorFlow 2's
-    off.
+    TensorFlow 1.15 has no oneDNN. TF_ENABLE_ONEDNN_OPTS=0 in the environment switches TensorFlow
+    2's off.
     """
     from tensorflow.python.framework import test_util
     return is_x86() and test_util.IsMklEnabled() and not has_gpu()
 
 
 def is_x86():
+    """Whether the processor is an x86-64 one."""
     return platform.machine() in ('x86_64', 'AMD64')
 
 
@@ -166,10 +168,10 @@ def _processor_flags():
 
 
 def open_session(graph, precision='float32', worker=SINGLE):
-    """A tf.Session of a worker, whose runs explain faults of the GPU.
+    """Opens a tf.Session for a worker; its runs explain faults of the GPU.
 
-    Below float32, TensorFlow's graph rewriter casts the inputs of matrix products. Variables, batch
-    norm's statistics and Adam stay float32.
+    Below float32, TensorFlow's graph rewriter casts the inputs of matrix products. Variables,
+    batch-norm statistics and Adam stay float32.
     """
     import tensorflow.compat.v1 as tf
     config = worker.config()
@@ -179,13 +181,13 @@ def open_session(graph, precision='float32', worker=SINGLE):
         rewrite.remapping = worker.remapping
     with explained_gpu_faults():
         sess = tf.Session(worker.target, graph, config)
-    sess.run = explained_gpu_faults()(sess.run)     # some faults show in the first kernel only
+    sess.run = explained_gpu_faults()(sess.run)     # some faults appear only in the first kernel
     return sess
 
 
 @contextlib.contextmanager
 def explained_memory_errors(batch_size, image_size):
-    """Ends the program with a sentence where TensorFlow has no memory left, as on most GPUs."""
+    """Exits with a sentence if TensorFlow runs out of memory, which happens mostly on GPUs."""
     import tensorflow.compat.v1 as tf
     try:
         yield
@@ -196,38 +198,38 @@ def explained_memory_errors(batch_size, image_size):
 
 @contextlib.contextmanager
 def delayed_signals():
-    """Lets signals that end a program come at the end of the block only.
+    """Delays signals that end a program until the end of the block.
 
-    While TensorFlow is imported an exception from outside may end as another one, or nowhere.
+    While TensorFlow is imported, an exception from outside may turn into another one or get lost.
     """
-    came = []
+    received = []
     try:
-        with signals.handled(signals.STOP, came.append):
+        with signals.handled(signals.STOP, received.append):
             yield
     finally:
-        for number in came[:1]:
+        for number in received[:1]:
             os.kill(os.getpid(), number)
 
 
 @contextlib.contextmanager
 def hidden_stderr():
-    """Keeps what C++ writes to standard error from being seen, unless the block raises.
+    """Hides the messages of C++ code on standard error, unless the block raises.
 
-    TensorFlow 2.21 logs before it reads TF_CPP_MIN_LOG_LEVEL, so while it is imported only the
+    TensorFlow 2.21 logs before it reads TF_CPP_MIN_LOG_LEVEL. During its import only replacing the
     file descriptor helps.
     """
     sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         except BaseException:
-            held.seek(0)
-            with os.fdopen(os.dup(kept), 'wb') as stderr:
-                shutil.copyfileobj(held, stderr)
+            captured.seek(0)
+            with os.fdopen(os.dup(original), 'wb') as stderr:
+                shutil.copyfileobj(captured, stderr)
             raise
         finally:
             sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(original, 2)
+            os.close(original)

@@ -1,31 +1,30 @@
-"""Every training option once: default, range, help, and what becomes of it on --resume.
+"""The training options: default, range, help text and behaviour on --resume, in one table.
 
-The command line, its help, the metadata of a checkpoint and what it is checked by come from the
-table OPTIONS. A new option is a row there and the place that uses it.
+The table OPTIONS defines the command line, its help, the settings in a checkpoint's metadata and
+the checks on them. A new option needs a row there and the code that uses it.
 """
 import argparse
 import collections
 
 from dcgan import augment, cli
 
-# name: as in settings and, with --, on the command line. default: None where there is none.
-# kind: an argparse type, a tuple of choices, or bool for a switch. on_resume: SAME, KEPT or ANEW.
+# name: the key in settings; with --, the option on the command line. default: None if there is
+# none. kind: an argparse type, a tuple of choices, or bool for a switch. on_resume: SAME or KEPT.
 Option = collections.namedtuple('Option', 'name default kind group metavar help on_resume')
 
-SAME = 'same'       # makes a run what it is: saved, and another value on --resume is an error
-KEPT = 'kept'       # saved, and taken again on --resume unless another value is given
-ANEW = 'anew'       # of this start alone
+SAME = 'same'       # defines the run: saved; another value on --resume is an error
+KEPT = 'kept'       # saved; --resume uses the saved value unless another one is given
 
 PHOTOGRAPHS, TRAINING, RUN = 'photographs', 'training', 'the run'
 
 DIFFAUGMENT = ('color', 'translation', 'cutout')
 IMAGE_SIZES = (32, 48, 64, 96, 128)
-EPOCHS = 20         # without --epochs and --max-steps
+EPOCHS = 20         # if neither --epochs nor --max-steps is given
 
-# What a loss brings with it, as its paper has it.
+# The settings that a loss implies, from its paper.
 LOSSES = {
     'gan': {},
-    # Arjovsky et al. 2017, algorithm 1. Batch norm without a scale to clip would undo the clipping.
+    # Arjovsky et al. 2017, algorithm 1. Without a clipped scale batch norm would undo the clipping.
     'wgan': {'optimizer': 'rmsprop', 'lr': 0.00005, 'd_steps': 5, 'clip': 0.01,
              'norm_d': 'scaled'},
     # Gulrajani et al. 2017, algorithm 1 and section 4
@@ -33,7 +32,7 @@ LOSSES = {
                 'norm_d': 'none'}}
 RECIPES = {
     'original': {},
-    # docs/recipe.md has the comparison.
+    # The comparison is in docs/recipe.md.
     'best': {'augment': ['flip'], 'average': 0.999, 'spectral_norm': True}}
 
 
@@ -56,123 +55,123 @@ OPTIONS = _table(
      'lfw, celeba, toy or any folder of images (lfw; with --resume the dataset of the run there)'),
     ('image_size', 64, IMAGE_SIZES, None, 'pixels a side (%(default)s)'),
     ('crop', None, _int(0), 'N',
-     'take the middle N x N pixels of a photograph, of a smaller one and with 0 the largest square '
+     'take the middle N x N pixels of each image; its largest square if it is smaller, or with 0 '
      '(lfw 150, celeba 178, else 0)'),
     ('augment', [], cli.comma_list_of(tuple(augment.AUGMENTATIONS)), 'LIST',
-     'what is done to photographs at random, comma-separated, of: '
+     'random augmentations of real images, comma-separated, from: '
      f'{", ".join(augment.AUGMENTATIONS)} (%(default)s)'),
-    ('augment_crop', 4, _int(1), 'N', 'pixels that crop shifts by at most (%(default)s)'),
+    ('augment_crop', 4, _int(1), 'N', 'largest shift by crop, in pixels (%(default)s)'),
     ('augment_rotate', 10.0, _float(0, 180), 'X',
-     'degrees that rotate turns by at most (%(default)s)'),
+     'largest rotation by rotate, in degrees (%(default)s)'),
     ('augment_color', 0.1, _float(0, 1), 'X',
-     'share by which color changes brightness, contrast, saturation and hue at most '
+     'largest change of brightness, contrast, saturation and hue by color, as a fraction '
      '(%(default)s)'),
 ) + _table(
     SAME, TRAINING,
     ('attributes', [], cli.comma_list, 'LIST',
-     'also learn to draw these of the 40 labels of CelebA on request, comma-separated: '
+     "train a conditional GAN on these of CelebA's 40 labels, comma-separated, e.g. "
      'Smiling,Male (%(default)s)'),
     ('condition', 'projection', ('projection', 'maps'), None,
-     'how D sees attributes (%(default)s)'),
-    ('batch_size', 64, _int(1), 'N', 'images (%(default)s)'),
-    ('z_dim', 100, _int(1), 'N', 'numbers of noise an image (%(default)s)'),
+     'how D receives the attributes (%(default)s)'),
+    ('batch_size', 64, _int(1), 'N', 'images in a batch (%(default)s)'),
+    ('z_dim', 100, _int(1), 'N', 'size of the noise vector (%(default)s)'),
     ('lr', 0.0002, _float(0, 1), 'X', 'learning rate (0.0002; wgan: 0.00005, wgan-gp: 0.0001)'),
-    ('lr_d', None, _float(0, 1), 'X', "D's learning rate where it is another one (as --lr)"),
+    ('lr_d', None, _float(0, 1), 'X', "D's learning rate, if it differs (as --lr)"),
     ('beta1', 0.5, _float(0, 1), 'X', "Adam's beta1 (%(default)s; wgan-gp: 0)"),
     ('beta2', 0.999, _float(0, 1), 'X', "Adam's beta2 (%(default)s; wgan-gp: 0.9)"),
     ('loss', 'gan', tuple(LOSSES), None,
-     "gan: the original's. wgan: a critic with clipped weights. wgan-gp: one with a penalty on "
-     "its slope. These bring their papers' settings with them (%(default)s)"),
+     "gan: the original's loss. wgan: a critic with clipped weights. wgan-gp: a critic with a "
+     'gradient penalty. Both set the options as in their papers (%(default)s)'),
     ('optimizer', 'adam', ('adam', 'rmsprop'), None, '(%(default)s; wgan: rmsprop)'),
     ('d_steps', 1, _int(1), 'N',
-     "runs of D's optimizer a step, each on other photographs (%(default)s; wgan, wgan-gp: 5)"),
-    ('clip', 0.0, _float(0, 1e6), 'X', "keep D's weights in [-X, X], 0: no (0; wgan: 0.01)"),
+     'updates of D in each step, each on other real images (%(default)s; wgan, wgan-gp: 5)'),
+    ('clip', 0.0, _float(0, 1e6), 'X', "clip D's weights to [-X, X]; 0: no (0; wgan: 0.01)"),
     ('gradient_penalty', 0.0, _float(0, 1e6), 'LAMBDA',
-     "weight of the penalty on D's slopes other than 1 (0; wgan-gp: 10)"),
+     "weight of the penalty on norms of D's gradient other than 1 (0; wgan-gp: 10)"),
     ('norm_d', 'batch', ('batch', 'scaled', 'none'), None,
      'normalisation in D; scaled: batch norm with a learnt scale (%(default)s; wgan: scaled, '
      'wgan-gp: none)'),
     ('g_steps', 1, _int(1), 'N',
-     "runs of G's optimizer a step, on the same noise (%(default)s)"),
+     'updates of G in each step, on the same noise (%(default)s)'),
     ('init', 'glorot', ('glorot', 'normal'), None,
-     'initial kernels: glorot_uniform, or normal of deviation 0.02 (%(default)s)'),
+     'initial kernels: glorot_uniform, or normal with standard deviation 0.02 (%(default)s)'),
     ('average', 0.0, _float(0, 1), 'DECAY',
-     "also keep a moving average of G's weights, and draw with it (0: none)"),
+     "keep an EMA of G's weights with this decay, and draw samples with it (0: none)"),
     ('diffaugment', [], cli.comma_list_of(DIFFAUGMENT), 'LIST',
-     'change at random what D sees of real and fake images alike; comma-separated, of: '
+     'random changes of real and fake images alike before D; comma-separated, from: '
      f'{", ".join(DIFFAUGMENT)} (%(default)s)'),
     ('smooth', 0.0, _float(0, 1), 'X',
      'train D towards 1 - X on real images: one-sided label smoothing (0)'),
     ('instance_noise', 0.0, _float(0, 10), 'X',
-     'deviation of noise on all that D sees, halved every 1,000 steps (0)'),
+     'standard deviation of noise added to the images before D, halved every 1,000 steps (0)'),
     ('spectral_norm', False, bool, None,
      "divide D's kernels by their largest singular value; batch norm undoes it for all layers but "
      'the first and the last, --norm-d none does not'),
     ('r1', 0.0, _float(0, 1e6), 'GAMMA',
-     "weight of the penalty on D's slopes at photographs; with batch norm, which mixes them, on "
-     "those of the batch's sum (0)"),
+     "weight of the penalty on D's gradients at real images; with batch norm, which mixes the "
+     "images of a batch, on those of D's sum over the batch (0)"),
     ('fused_step', False, bool, None,
-     "D's and G's update in one run: the same gradients, less work"),
+     "D's and G's updates in one run: the same gradients, less work"),
     ('precision', 'float32', ('float32', 'bfloat16', 'auto'), None,
-     'in which matrices are multiplied; auto: bfloat16 where the processor has it (%(default)s)'),
+     'precision of matrix products; auto: bfloat16 if the processor has it (%(default)s)'),
     ('deterministic', False, bool, None,
-     "only TensorFlow 2's deterministic kernels: the same run on the same machine comes out the "
-     'same to the bit, stopped or not'),
+     "use TensorFlow 2's deterministic kernels only: the same run on the same machine gives the "
+     'same bits, interrupted or not'),
     ('plain_convolutions', False, bool, None,
-     "TensorFlow's own kernels for all convolutions, also where another formulation of the same "
+     "use TensorFlow's own kernels for all convolutions, even if another formulation of the same "
      'sum is faster'),
     ('sync_batch_norm', False, bool, None,
-     "with --cluster: batch statistics of all workers' shares, as one worker with a batch as "
-     'large would have them'),
-    ('seed', 0, _int(0), 'N', 'of the weights, the order, augmentation and noise (%(default)s)'),
+     "with --cluster: batch statistics over the batches of all workers together, as one worker "
+     'with the same total batch would have them'),
+    ('seed', 0, _int(0), 'N', 'seed of weights, order, augmentation and noise (%(default)s)'),
 ) + _table(
-    SAME, None,     # follows from --cluster
+    SAME, None,     # set by --cluster
     ('workers', 1, _int(1), None, None),
 ) + _table(
     KEPT, RUN,
     ('samples_dir', None, str, 'DIR',
-     'where sheets, samples.gif, loss.csv, quality.csv, their curves and events/ go '
+     'folder for sheets, samples.gif, loss.csv, quality.csv, their curves and events/ '
      '(samples/dcgan_<dataset>)'),
     ('log_every', 10, _int(1), 'N', 'steps between rows of loss.csv (%(default)s)'),
     ('sample_every', 200, _int(1), 'N', 'steps between sheets (%(default)s)'),
     ('save_every', 500, _int(1), 'N', 'steps between checkpoints (%(default)s)'),
-    ('max_to_keep', 5, _int(0), 'N', 'checkpoints that stay, 0: all (%(default)s)'),
+    ('max_to_keep', 5, _int(0), 'N', 'checkpoints to keep, 0: all (%(default)s)'),
 )
 BY_NAME = {option.name: option for option in OPTIONS}
 DEFAULTS = {option.name: option.default for option in OPTIONS if option.on_resume == SAME}
 SCHEDULE = {option.name: option.default for option in OPTIONS if option.on_resume == KEPT}
 
 class SettingsError(ValueError):
-    """Settings that no run has; the message names them."""
+    """Impossible settings; the message names them."""
 
 
 # on the command line
 
 def add_options(parser, group):
-    """Adds the options of a group of OPTIONS; those that are not given are None."""
+    """Adds a group of OPTIONS to an argparse parser; options that are not given become None."""
     for option in OPTIONS:
         if option.group == group:
             text = option.help.replace('%(default)s', str(format_setting(option.default)))
-            how = {'action': 'store_true', 'default': None} if option.kind is bool else (
+            keywords = {'action': 'store_true', 'default': None} if option.kind is bool else (
                 {'choices': option.kind} if isinstance(option.kind, tuple) else
                 {'type': option.kind, 'metavar': option.metavar})
             if isinstance(option.kind, tuple) and isinstance(option.default, int):
-                how['type'] = int
-            parser.add_argument(option_name(option.name), help=text, **how)
+                keywords['type'] = int
+            parser.add_argument(option_name(option.name), help=text, **keywords)
 
 
 def option_name(name):
-    """`batch_size` as --batch-size."""
+    """Returns the option of a setting: `--batch-size` for `batch_size`."""
     return '--' + name.replace('_', '-')
 
 
 def as_option(name, value):
-    """A setting as on the command line."""
+    """Returns a setting as text for the command line, e.g. `--batch-size 64`."""
     return option_name(name) if value is True else f'{option_name(name)} {format_setting(value)}'
 
 
 def format_setting(value):
-    """A value as the command line takes it; a name that would disturb a terminal is quoted."""
+    """Formats a value for the command line; quotes a name that would disturb a terminal."""
     if isinstance(value, list):
         value = ','.join(value) or 'none'
     return cli.printable(value) if isinstance(value, str) else value
@@ -181,19 +180,19 @@ def format_setting(value):
 # saved with a checkpoint
 
 def check_saved(saved):
-    """SettingsError where saved values, {name: value}, are none that the command line takes."""
+    """Raises SettingsError if one of the saved values, {name: value}, is impossible."""
     for name in set(saved) & set(BY_NAME):
         if not is_possible(BY_NAME[name], saved[name]):
             raise SettingsError(f'{name} is {saved[name]!r}, as no run has it')
 
 
 def is_possible(option, value):
-    """Whether a value read from a file is one that the command line gives."""
+    """Whether the command line could give this value, which was read from a file."""
     if value is None or option.kind is bool:
         return isinstance(value, type(option.default))
     if isinstance(option.kind, tuple):
         return isinstance(value, type(option.kind[0])) and value in option.kind
-    is_list = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
     text = ','.join(value) if is_list else str(value)
     try:
         return bool(text or is_list) and option.kind(text) == value
@@ -201,13 +200,14 @@ def is_possible(option, value):
         return False
 
 
-# what a run is trained with
+# the settings of a run
 
 def merge(given, recipe, saved, checkpoint):
-    """{name: value} of all that is SAME on resume.
+    """Returns {name: value} of all options that are SAME on resume.
 
     Priority, lowest first: defaults, loss, saved, recipe, given. On resume a difference is an
-    error. given: {name: value} of the command line. saved: of `checkpoint`, {} for a new run.
+    error. given: {name: value} of the command line. saved: the same of `checkpoint`, {} for a new
+    run.
     """
     loss = saved.get('loss', given.get('loss', DEFAULTS['loss']))
     settings = {**DEFAULTS, **LOSSES[loss],
@@ -229,7 +229,7 @@ def merge(given, recipe, saved, checkpoint):
 
 
 def check_combination(settings, given):
-    """Exits with a sentence where settings do not go together."""
+    """Exits with an error sentence if settings do not go together."""
     if settings['loss'] != 'gan' and settings['smooth']:
         cli.fail(f'--smooth {settings["smooth"]}: does not apply to --loss {settings["loss"]}: a '
                  'critic does not output probabilities')
@@ -239,7 +239,7 @@ def check_combination(settings, given):
     if settings['optimizer'] != 'adam' and {'beta1', 'beta2'} & set(given):
         cli.fail(f'--beta1, --beta2: {settings["optimizer"]} has none')
     if settings['gradient_penalty'] and settings['norm_d'] != 'none':
-        # It is one on each image's own slope (Gulrajani et al. 2017, section 4).
+        # The penalty is on each image's own gradient (Gulrajani et al. 2017, section 4).
         cli.fail(f'--gradient-penalty {settings["gradient_penalty"]}: goes with --norm-d none')
     if settings['condition'] != DEFAULTS['condition'] and not settings['attributes']:
         cli.fail(f'--condition {settings["condition"]}: goes with --attributes')
@@ -252,6 +252,6 @@ def check_combination(settings, given):
 
 
 def merge_schedule(given, saved):
-    """{name: value} of all that is KEPT on resume: given, else saved, else the default."""
+    """Returns {name: value} of all options that are KEPT: given, else saved, else the default."""
     return {name: given.get(name, saved.get(name, default))
             for name, default in SCHEDULE.items()}

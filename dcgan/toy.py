@@ -1,4 +1,4 @@
-"""The toy set: drawn faces, nothing to download."""
+"""The toy data set: drawn faces, without a download."""
 import zlib
 
 import numpy as np
@@ -8,7 +8,7 @@ COUNT = 4000
 
 
 def draw(name):
-    """The toy set's face of that name, a 128x128 Pillow image; the same at every call."""
+    """Draws the face of this name, a 128x128 Pillow image; the same at every call."""
     rng = np.random.RandomState(zlib.crc32(name.encode()))
     skin = np.array([[255, 219, 190], [234, 192, 155], [198, 140, 100], [141, 92, 62],
                      [92, 58, 40]][rng.randint(5)]) + rng.randint(-12, 13)
