@@ -249,6 +249,7 @@ def receive_all(url, archive, partial):
     Returns whether it consists of pieces from several requests. Raises MirrorError after ATTEMPTS
     without progress.
     """
+    urllib3.connection.HTTPConnection.response_class = TimedResponse     # for requests, also https
     largest, failures, attempt_start = size_of(partial), 0, time.monotonic()
     while True:
         try:
@@ -280,24 +281,7 @@ def receive(url, archive, partial):
             return True
         remove_partial(partial)
         start = 0
-    headers = {'Accept-Encoding': 'identity'}
-    if start:
-        headers['Range'] = f'bytes={start}-'
-        saved = read_json(f'{partial}.json')
-        if saved.get('url') == url and saved.get('validator'):
-            headers['If-Range'] = saved['validator']
-    try:
-        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT,
-                                hooks={'response': close_redirect})
-    except requests.exceptions.SSLError as error:
-        raise MirrorError(f'{url}: {root_cause(error)}') from None
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise TryAgain(root_cause(error)) from None
-    # A malformed URL, or endless redirects. ValueError: a redirect to a malformed URL.
-    except (requests.RequestException, ValueError) as error:
-        raise MirrorError(f'{url}: {str(error).rstrip(".")}') from None
-
-    with response:
+    with request(url, partial, start) as response:
         status, total = response.status_code, response.headers.get('Content-Length', '')
         if status == 429 or status >= 500:
             raise TryAgain(f'the server answered {status}', retry_after(response))
@@ -336,6 +320,29 @@ def receive(url, archive, partial):
     if size_of(partial) < (total or 0):
         raise TryAgain(f'the connection broke after {size_of(partial):,} of {total:,} bytes')
     return start > 0
+
+
+def request(url, partial, start):
+    """Requests a file from byte start on, if it has not changed since; returns the response.
+
+    Raises TryAgain for a temporary fault, MirrorError for a permanent one.
+    """
+    headers = {'Accept-Encoding': 'identity'}
+    if start:
+        headers['Range'] = f'bytes={start}-'
+        saved = read_json(f'{partial}.json')
+        if saved.get('url') == url and saved.get('validator'):
+            headers['If-Range'] = saved['validator']
+    try:
+        return requests.get(url, headers=headers, stream=True, timeout=TIMEOUT,
+                            hooks={'response': close_redirect})
+    except requests.exceptions.SSLError as error:
+        raise MirrorError(f'{url}: {root_cause(error)}') from None
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise TryAgain(root_cause(error)) from None
+    # A malformed URL, or endless redirects. ValueError: a redirect to a malformed URL.
+    except (requests.RequestException, ValueError) as error:
+        raise MirrorError(f'{url}: {str(error).rstrip(".")}') from None
 
 
 def close_redirect(response, **options):
@@ -383,9 +390,6 @@ class TimedResponse(http.client.HTTPResponse):
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.fp = io.BufferedReader(TimedFile(self.fp.detach()))
-
-
-urllib3.connection.HTTPConnection.response_class = TimedResponse    # for requests, https as well
 
 
 def received_pieces(response):
