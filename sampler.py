@@ -34,7 +34,7 @@ class Sampler:
         use_ema = has_ema and not raw
         self.averaged = use_ema or is_ema
         with tf.Graph().as_default() as graph:
-            convolutions.tune('float32' if session.has_onednn() and not plain else None)
+            convolutions.tune(session.conv_precision('float32', plain))
             sizes = {'noise': self.z_dim}
             if self.attributes:
                 sizes['labels'] = len(self.attributes)

@@ -137,16 +137,16 @@ def run_steps(plan, args, batches, worker):
     config = plan.config
     tf = session.set_up(args.verbose, args.device, config['deterministic'])
     precision = choose_precision(plan)
-    tuned = session.has_onednn() and not config['plain_convolutions']
+    conv_precision = session.conv_precision(precision, config['plain_convolutions'])
     import graph
-    model = graph.build(config, worker=worker, conv_precision=precision if tuned else None,
+    model = graph.build(config, worker=worker, conv_precision=conv_precision,
                         loss_scale=session.LOSS_SCALES[precision])
     with model.graph.as_default():
         saver = tf.train.Saver(max_to_keep=args.max_to_keep)
         variables = checkpoint.variables_by_name(tf.global_variables())
         initializer = tf.global_variables_initializer()
         broadcast = worker.broadcast(tf.global_variables())
-    worker.require_equal({'the precision': precision, 'the choice of kernels': tuned,
+    worker.require_equal({'the precision': precision, 'the choice of kernels': conv_precision,
                           'the graph': worker.reductions()})
     if batches.task == 0:
         saves = plan.end // args.save_every - plan.step // args.save_every

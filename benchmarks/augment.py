@@ -45,7 +45,7 @@ class Run:
             return
         import graph
         self.p = graph.build(self.settings,
-                             conv_precision=precision if session.has_onednn() else None)
+                             conv_precision=session.conv_precision(precision))
         with self.p.graph.as_default():
             initializer = tf.global_variables_initializer()
         self.sess = session.open_session(self.p.graph, precision)

@@ -154,6 +154,15 @@ def has_onednn():
     return is_x86() and test_util.IsMklEnabled() and not has_gpu()
 
 
+def conv_precision(precision, plain=False):
+    """The precision to tune convolutions for, or None for TensorFlow's own kernels.
+
+    They are tuned on x86-64 processors: there the formulations of dcgan/convolutions.py were
+    measured, against oneDNN's kernels and TensorFlow's, which are slower still. plain: never.
+    """
+    return precision if is_x86() and not has_gpu() and not plain else None
+
+
 def is_x86():
     """Whether the processor is an x86-64 one."""
     return platform.machine() in ('x86_64', 'AMD64')

@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, driven by its own driver: WebDriver over HTTP, as W3C has it."""
+"""A headless Chromium for tests, controlled by chromedriver (WebDriver of W3C, over HTTP)."""
 import base64
 import json
 import os
@@ -19,7 +19,7 @@ ELEMENT = 'element-6066-11e4-a52e-4f735466cecf'
 
 
 class Browser:
-    """A browser with an empty profile in a folder; to be used in a `with`."""
+    """A browser with an empty profile in a folder; a context manager."""
 
     def __init__(self, folder, *arguments):
         self.driver = subprocess.Popen([DRIVER, '--port=0'], stdout=subprocess.PIPE,
@@ -42,6 +42,7 @@ class Browser:
             raise
 
     def __call__(self, method, path, body=None):
+        """Sends a WebDriver command; returns its value."""
         data = None if method == 'GET' else json.dumps(body or {}).encode()
         request = urllib.request.Request(self.session + path, data, method=method)
         try:
@@ -54,28 +55,28 @@ class Browser:
         self('POST', '/url', {'url': address})
 
     def run(self, script, *arguments):
-        """What a function's body returns; a promise's value."""
+        """Runs the body of a JavaScript function; returns its value, of a promise the result."""
         return self('POST', '/execute/sync', {'script': script, 'args': list(arguments)})
 
     def command(self, name, **parameters):
-        """One of Chromium's own protocol."""
+        """Runs a command of Chromium's DevTools protocol."""
         return self('POST', '/goog/cdp/execute', {'cmd': name, 'params': parameters})
 
     def element(self, selector):
-        found = self('POST', '/element', {'using': 'css selector', 'value': selector})
-        return found[ELEMENT]
+        """The id of the element that a CSS selector finds."""
+        return self('POST', '/element', {'using': 'css selector', 'value': selector})[ELEMENT]
 
     def click(self, selector):
         self('POST', f'/element/{self.element(selector)}/click')
 
     def press(self, *keys):
-        """Keys by KEYS or as letters, wherever the focus is."""
+        """Presses keys, names in KEYS or letters, on the element with the focus."""
         actions = [{'type': kind, 'value': KEYS.get(key, key)}
                    for key in keys for kind in ('keyDown', 'keyUp')]
         self('POST', '/actions', {'actions': [{'type': 'key', 'id': 'k', 'actions': actions}]})
 
     def drag(self, selector, *places):
-        """With the pointer, places [x, y] from the middle of an element."""
+        """Drags the pointer through places [x, y], measured from the middle of an element."""
         origin = {ELEMENT: self.element(selector)}
         moves = [{'type': 'pointerMove', 'origin': origin, 'x': x, 'y': y, 'duration': 50}
                  for x, y in places]
@@ -84,13 +85,14 @@ class Browser:
         self('POST', '/actions', {'actions': [{'type': 'pointer', 'id': 'p', 'actions': actions}]})
 
     def requests(self):
-        """The addresses asked for since the last call."""
+        """The addresses that were requested since the last call."""
         messages = [json.loads(entry['message'])['message']
                     for entry in self('POST', '/se/log', {'type': 'performance'})]
         return [message['params']['request']['url'] for message in messages
                 if message['method'] == 'Network.requestWillBeSent']
 
     def screenshot(self):
+        """The window as a PNG."""
         return base64.b64decode(self('GET', '/screenshot'))
 
     def __enter__(self):

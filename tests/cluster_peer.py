@@ -1,4 +1,4 @@
-"""One of several workers that do one thing each, for test_cluster.py.
+"""A worker that does one thing, for test_cluster.py.
 
     python tests/cluster_peer.py WHAT TASK HOST:PORT ...
 """
@@ -17,10 +17,10 @@ def main(arguments):
     what, task, *addresses = arguments
     tf = session.set_up()
     from dcgan import cluster
-    # Else the tests would take minutes.
+    # With the real values the tests would take minutes.
     cluster.WATCH_EVERY, cluster.TIMEOUT, cluster.BARRIER = 1, 3, 5
     worker = cluster.Cluster(addresses, int(task))
-    worker.all_gather(0)        # both are past their beginning
+    worker.all_gather(0)        # both workers have started
     time.sleep(2)
     print('ready', flush=True)
     if what == 'stop':

@@ -2,8 +2,8 @@
 
     python tests/cluster_servers.py PORT ...
 
-Before each, and before it says how many files and connections are open in the end, it waits for a
-line.
+It waits for a line on standard input before each start, and again before it prints how many more
+files and connections are open then.
 """
 import os
 import sys
@@ -25,7 +25,7 @@ def main(ports):
     before = len(os.listdir('/proc/self/fd'))
     sys.stdin.readline()
     print(len(os.listdir('/proc/self/fd')) - before, flush=True)
-    os._exit(0)         # so many servers take their time
+    os._exit(0)         # a normal exit would wait for all servers
 
 
 if __name__ == '__main__':

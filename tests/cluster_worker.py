@@ -1,11 +1,11 @@
-"""One of several workers that train networks of width 2 on random pixels, for test_cluster.py.
+"""A worker that trains networks of width 2 on random pixels, for test_cluster.py.
 
     python tests/cluster_worker.py NAME STEPS BATCH SETTINGS [TASK HOST:PORT ...]
 
-writes all variables to NAME-0.npz before the first step and to NAME-<step>.npz after each of STEPS,
-two numbers with a comma. Without addresses it is the only one, and begins with the values in
-worker0-0.npz: on TensorFlow 1.15 random numbers depend on how many ops a graph has. SETTINGS: a
-JSON of some.
+It writes all variables to NAME-0.npz before the first step and to NAME-<step>.npz after each of
+STEPS, two numbers with a comma. SETTINGS: settings as JSON. Without addresses it is the only
+worker, and begins with the values in worker0-0.npz, because on TensorFlow 1.15 random numbers
+depend on the number of ops in a graph.
 """
 import json
 import os

@@ -1,11 +1,11 @@
-"""Feeds the parsers bytes, guided by what code these reach: atheris, on Linux and Python 3.8 on.
+"""Feeds bytes to the parsers, guided by coverage: needs atheris, Linux and Python 3.8 or newer.
 
     python tests/fuzz_coverage.py --seconds 60 labels
-    python tests/fuzz_coverage.py photographs crash-0123...         what was found, once more
+    python tests/fuzz_coverage.py photographs crash-0123...         a crash that was found, again
 
-A target takes any bytes and raises where the program would end in a traceback or take what it
-should not; it returns what was made of them, None where they were refused. test_fuzz.py feeds the
-same ones.
+A target takes any bytes. It returns the parsed value, or None if the bytes were refused; it raises
+where the program would end in a traceback or accept a wrong value. test_fuzz.py feeds the same
+targets.
 """
 import argparse
 import contextlib
@@ -26,7 +26,7 @@ if __name__ == '__main__':
     watched = atheris.instrument_imports(
         include=['PIL', 'dcgan.cache', 'dcgan.celeba', 'dcgan.datasets', 'dcgan.photographs',
                  'generate', 'dcgan.cli', 'zipfile'])
-else:                   # test_fuzz.py does without it
+else:                   # test_fuzz.py works without atheris
     watched = contextlib.nullcontext()
 with watched:
     from PIL import Image
@@ -36,10 +36,11 @@ with watched:
 
 Z_DIM = 3
 NAMES = ['a.jpg', 'b.jpg']
-REFUSED = (argparse.ArgumentTypeError, ValueError)       # what argparse makes a sentence of
+REFUSED = (argparse.ArgumentTypeError, ValueError)       # argparse reports them in one sentence
 
 
 def write(folder, name, content):
+    """Writes a file and its folders; returns its path."""
     path = os.path.join(folder, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, 'wb') as f:
@@ -48,20 +49,20 @@ def write(folder, name, content):
 
 
 def text(content):
-    """As the command line decodes its bytes."""
+    """Decodes bytes as the command line does."""
     return content.decode('utf-8', 'surrogateescape')
 
 
 # targets
 
 def photographs(content, folder):
-    """Any file is a photograph or named as broken."""
+    """Any file is read as a photograph or named as broken."""
     write(folder, 'faces/x.jpg', content)
     return load(datasets.find(os.path.join(folder, 'faces')), 'x.jpg', content, folder)
 
 
 def archive(content, folder):
-    """Any zip holds photographs, good or named as broken, or is refused."""
+    """Any zip is read, with its broken photographs named, or refused."""
     path = write(folder, 'celeba/img_align_celeba.zip', content)
     try:
         source = datasets.find('celeba', folder)
@@ -72,35 +73,35 @@ def archive(content, folder):
 
 
 def load(source, first, content, folder):
-    # Two files written within one tick of the clock may have the same stamp.
+    # Two files that are written within one tick of the clock may have the same time.
     source = source._replace(identity=hashlib.sha256(content).hexdigest())
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
         try:
-            found = cache.load(source, 8, data_dir=folder)
+            loaded = cache.load(source, 8, data_dir=folder)
         except photographs.DataError as error:
             assert 'broken' in str(error)
             if len(source.names) == 1:
-                assert f'left out, broken: {cli.printable(first)} (' in said.getvalue()
+                assert f'left out, broken: {cli.printable(first)} (' in stderr.getvalue()
             return None
-    assert found.images[:].shape == (len(source.names), 8, 8, 3) and not found.broken
-    return found
+    assert loaded.images[:].shape == (len(source.names), 8, 8, 3) and not loaded.broken
+    return loaded
 
 
 def labels(content, folder):
-    """Any list of labels gives -1 and 1 or a DataError, under both of its names."""
+    """Any list of labels gives -1 and 1 or a DataError, as txt and as csv."""
     for ending in ('txt', 'csv'):
         path = write(folder, f'labels_{ending}/list_attr_celeba.{ending}', content)
         try:
-            known, values = celeba.read_attributes(os.path.dirname(path), NAMES)
+            names, values = celeba.read_attributes(os.path.dirname(path), NAMES)
         except photographs.DataError as error:
             assert path in str(error)
             return None
-        assert values.shape == (2, len(known)) and set(values.flat) <= {-1, 1} and known
+        assert values.shape == (2, len(names)) and set(values.flat) <= {-1, 1} and names
     return values
 
 
 def partition(content, folder):
-    """Any list of parts gives numbers of parts or a DataError, under both of its names."""
+    """Any list of parts gives numbers of parts or a DataError, as txt and as csv."""
     for ending in ('txt', 'csv'):
         path = write(folder, f'partition_{ending}/list_eval_partition.{ending}', content)
         try:
@@ -113,22 +114,22 @@ def partition(content, folder):
 
 
 def latents(content, folder):
-    """Any file holds finite latents or ends in one sentence."""
+    """Any file gives finite latents or an error of one sentence."""
     path = write(folder, 'latents.npy', content)
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
         try:
-            found = generate.load_latents(path, Z_DIM)
+            loaded = generate.load_latents(path, Z_DIM)
         except SystemExit as stop:
-            assert stop.code == 2 and said.getvalue().startswith(f'error: --latents {path}: ')
-            assert said.getvalue().count('\n') == 1
+            assert stop.code == 2 and stderr.getvalue().startswith(f'error: --latents {path}: ')
+            assert stderr.getvalue().count('\n') == 1
             return None
-    assert found.dtype == np.float32 and found.shape == (len(found), Z_DIM)
-    assert len(found) and np.isfinite(found).all()
-    return found
+    assert loaded.dtype == np.float32 and loaded.shape == (len(loaded), Z_DIM)
+    assert len(loaded) and np.isfinite(loaded).all()
+    return loaded
 
 
 def seeds(content, folder):
-    """Any text is a sum of seeds or refused."""
+    """Any text is parsed as a sum of seeds or refused."""
     try:
         terms = generate.sum_of_seeds(text(content))
     except REFUSED:
@@ -139,19 +140,19 @@ def seeds(content, folder):
 
 
 def wishes(content, folder):
-    """Any text asks for attributes or is refused."""
+    """Any text is parsed as values of attributes or refused."""
     try:
-        found = generate.wishes(text(content))
+        attributes = generate.wishes(text(content))
     except REFUSED:
         return None
-    assert set(found.values()) <= {-1, 1}
-    return found
+    assert set(attributes.values()) <= {-1, 1}
+    return attributes
 
 
 def numbers(content, folder):
-    """Any text is what the type of an option promises or refused."""
-    taken = None
-    for parse, promise in (
+    """Any text gives a value that the type of an option allows, or is refused."""
+    accepted = None
+    for parse, is_valid in (
             (cli.int_between(2, 9), lambda value: value in range(2, 10)),
             (generate.seed, lambda value: value in range(2 ** 32)),
             (cli.float_between(0, 1), lambda value: 0 <= value < 1),
@@ -163,15 +164,16 @@ def numbers(content, folder):
             value = parse(text(content))
         except REFUSED:
             continue
-        assert promise(value), value
-        if parse is not cli.comma_list:         # which takes any text
-            taken = parse
-    return taken
+        assert is_valid(value), value
+        if parse is not cli.comma_list:         # which accepts any text
+            accepted = parse
+    return accepted
 
 
-# what mutations start from
+# valid content that hypothesis and atheris change
 
 def image(format, **save):
+    """The bytes of an image file."""
     pixels = np.random.RandomState(0).randint(0, 256, (9, 12, 3)).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format, **save)
@@ -179,6 +181,7 @@ def image(format, **save):
 
 
 def images():
+    """Image files of every format, with EXIF, palette and transparency."""
     exif = Image.Exif()
     exif[photographs.ORIENTATION] = 6
     palette = Image.new('P', (9, 9), 3)
@@ -191,7 +194,7 @@ def images():
 
 
 def archives():
-    """A photograph, stored and deflated."""
+    """Yields zips with one photograph, stored and deflated."""
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         file = io.BytesIO()
         with zipfile.ZipFile(file, 'w', method) as zipped:
@@ -232,7 +235,7 @@ def main():
         if not fuzzer:
             atheris.Setup([sys.argv[0], '-timeout=10', *where],
                           lambda content: target(content, folder))
-            atheris.Fuzz()              # ends the process, whatever is open
+            atheris.Fuzz()              # ends the process
         status = os.waitpid(fuzzer, 0)[1]
     sys.exit(status and 'a fault was found: see above')
 

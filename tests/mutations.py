@@ -18,26 +18,26 @@ import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-OBJECTIVE = 'test_graph.py::test_each_run_descends_the_objective_of_its_network'
-FUSED = 'test_graph.py::test_a_fused_step_is_the_separate_runs_with'
+OBJECTIVE = 'test_graph.py::test_each_optimizer_descends_its_objective'
+FUSED = 'test_graph.py::test_a_fused_step_equals_separate_runs_with'
 THROUGH = 'test_graph.py::test_gradients_go_through_diffaugment'
-CUTOUT = 'test_graph.py::test_diffaugment_is_on_all_that_d_sees'
-NOISE = 'test_graph.py::test_instance_noise_is_on_all_that_d_sees'
-AVERAGE = 'test_graph.py::test_the_average_is_kept_beside_the_99'
-PLAIN_MEAN = 'test_graph.py::test_recalibrated_statistics_are_the_plain_mean_over_the_batches'
-SPECTRAL = 'test_graph.py::test_spectral_norm_is_estimated_anew_in_ds_runs_alone'
-BETWEEN = 'test_graph.py::test_the_penalty_is_on_lines_between_real_and_fake'
+CUTOUT = 'test_graph.py::test_diffaugment_changes_every_input_of_d'
+NOISE = 'test_graph.py::test_instance_noise_is_added_to_every_input_of_d'
+AVERAGE = 'test_graph.py::test_ema_weights_are_kept_beside_the_99_variables'
+PLAIN_MEAN = 'test_graph.py::test_recalibrated_statistics_are_the_mean_over_the_batches'
+SPECTRAL = 'test_graph.py::test_only_updates_of_d_run_the_power_iteration'
+BETWEEN = 'test_graph.py::test_the_points_of_the_penalty_lie_between_real_and_fake'
 CLIPPED = 'test_graph.py::test_weights_are_clipped_after_their_update'
-FORWARD_PASSES = 'test_graph.py::test_a_fused_step_moves_an_average_once_for_each_forward_pass'
-ONCE = 'test_graph.py::test_random_numbers_are_each_drawn_once'
-WORKERS = 'test_graph.py::test_workers_average_all_that_they_share'
-SHARED = 'test_graph.py::test_batch_statistics_are_shared_where_asked_for'
+FORWARD_PASSES = 'test_graph.py::test_a_fused_step_updates_moving_averages_once_per_forward_pass'
+ONCE = 'test_graph.py::test_every_random_seed_is_used_once'
+WORKERS = 'test_graph.py::test_workers_average_gradients_losses_and_statistics'
+SHARED = 'test_graph.py::test_sync_batch_norm_averages_all_batch_statistics'
 SAMPLES = 'test_graph.py::test_samples_do_not_depend_on_each_other'
-BATCHES = 'test_batches.py::test_all_batches_of_a_step_are_its_photographs[3-2-4-3]'
+BATCHES = 'test_batches.py::test_workers_and_d_steps_split_the_images_of_a_step[3-2-4-3]'
 AUGMENTED = 'test_batches.py::test_augmentation_is_a_function_of_seed_and_step'
-PASSES = 'test_batches.py::test_recalibration_feeds_each_batch_once_whenever_a_step_is_new'
-ENOUGH = 'test_batches.py::test_recalibration_takes_batches_enough'
-PARITY = 'test_parity.py::test_every_recorded_key[2]'
+PASSES = 'test_batches.py::test_recalibration_feeds_each_batch_once_per_new_step'
+ENOUGH = 'test_batches.py::test_recalibration_uses_enough_batches'
+PARITY = 'test_parity.py::test_every_recorded_key_is_within_tolerance[2]'
 
 MUTATIONS = {
     'graph.py': [
@@ -69,9 +69,9 @@ MUTATIONS = {
          OBJECTIVE + '[wgan-gp]'),
         ('variants.mix(real, fake,', 'variants.mix(real, real,', BETWEEN),
         ('_, logits = discriminator(mixed', '_, logits = network_d(mixed',
-         'test_graph.py::test_all_towers_are_one_network[wgan-gp]'),
+         'test_graph.py::test_all_towers_of_d_share_their_weights[wgan-gp]'),
         ('variants.mix(real, fake,', 'variants.mix(X, g,',
-         'test_graph.py::test_the_penalty_is_on_what_d_is_shown'),
+         'test_graph.py::test_the_penalty_mixes_the_inputs_of_d'),
         ('losses.gradient_penalty(logits, mixed)', 'losses.gradient_penalty(d_real_logits, X)',
          OBJECTIVE + '[wgan-gp]'),
         ('minimize_d(objective_d)', 'minimize_d(loss_d)', OBJECTIVE + '[r1]'),
@@ -80,16 +80,16 @@ MUTATIONS = {
         ("(settings['lr'], vars_g))]", "(settings['lr'], vars_d))]", OBJECTIVE + '[gan]'),
         # optimizers
         ("lr_d = settings['lr'] if settings['lr_d'] is None else settings['lr_d']",
-         "lr_d = settings['lr']", 'test_graph.py::test_learning_rates_are_each_networks_own'),
+         "lr_d = settings['lr']", 'test_graph.py::test_each_network_has_its_own_learning_rate'),
         ("(settings['lr'], vars_g))]", '(lr_d, vars_g))]',
-         'test_graph.py::test_learning_rates_are_each_networks_own'),
+         'test_graph.py::test_each_network_has_its_own_learning_rate'),
         ("(settings['lr'], vars_g))]", "(-settings['lr'], vars_g))]", OBJECTIVE + '[gan]'),
         ("lr, settings['beta1'], settings['beta2'])", "lr, settings['beta1'])",
          OBJECTIVE + '[scaled]'),
         ("lr, settings['beta1'], settings['beta2'])", "lr, 0.5, settings['beta2'])",
          OBJECTIVE + '[scaled]'),
         ("OPTIMIZERS[settings['optimizer']](", "OPTIMIZERS['adam'](",
-         'test_graph.py::test_the_critic_of_the_penalty_has_no_batch_norm'),
+         'test_graph.py::test_d_of_wgan_gp_has_no_batch_norm'),
         # updates and their order
         ('with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):',
          'with tf.control_dependencies([]):', PARITY),
@@ -98,9 +98,9 @@ MUTATIONS = {
          'with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)'
          ' + tf.get_collection(variants.SPECTRAL_UPDATES)):', SPECTRAL),
         ('discriminator(fake, reuse=True)', 'network_d(fake, reuse=True)',
-         'test_graph.py::test_all_towers_are_one_network[gan]'),
+         'test_graph.py::test_all_towers_of_d_share_their_weights[gan]'),
         ('discriminator(real)', 'network_d(real)',
-         'test_graph.py::test_all_towers_are_one_network[gan]'),
+         'test_graph.py::test_all_towers_of_d_share_their_weights[gan]'),
         ("    if settings['clip']:", '    if False:', CLIPPED + '[0]'),
         ('clipped_minimize(minimize_d, vars_d,', 'clipped_minimize(minimize_d, vars_g,',
          CLIPPED + '[0]'),
@@ -167,9 +167,9 @@ MUTATIONS = {
         ('step, MIX, worker)', 'step, REAL, worker)', ONCE),
         # the penalty's points
         ('return share * real + (1 - share) * fake', 'return real + share * fake',
-         'test_graph.py::test_the_penalty_is_on_points_between_photographs_and_drawings'),
+         'test_graph.py::test_interpolation_draws_one_share_for_each_image'),
         ('[tf.shape(real)[0], 1, 1, 1]', '[1, 1, 1, 1]',
-         'test_graph.py::test_the_penalty_is_on_points_between_photographs_and_drawings'),
+         'test_graph.py::test_interpolation_draws_one_share_for_each_image'),
         # updates
         ('optimizer.compute_gradients(loss * loss_scale, variables)',
          'optimizer.compute_gradients(loss, variables)', OBJECTIVE + '[scaled]'),
@@ -246,7 +246,7 @@ MUTATIONS = {
          'test_graph.py::test_gradient_penalty_of_a_linear_critic'),
         ('tf.reduce_sum(squares, [1, 2, 3])', 'tf.reduce_sum(squares)',
          'test_graph.py::test_gradient_penalty_of_a_linear_critic'),
-        (' + 1e-12', '', 'test_graph.py::test_the_penalty_has_a_gradient_where_there_is_no_slope'),
+        (' + 1e-12', '', 'test_graph.py::test_the_penalty_has_a_finite_gradient_at_slope_0'),
         ('[1, 2, 3])) / 2', '[1, 2, 3]))', 'test_graph.py::test_r1_of_a_linear_critic'),
         ('tf.reduce_sum(tf.square(gradient), [1, 2, 3])', 'tf.reduce_sum(tf.square(gradient))',
          'test_graph.py::test_r1_of_a_linear_critic'),
@@ -254,11 +254,11 @@ MUTATIONS = {
     ],
     'dcgan/diffaugment.py': [
         ('seed + [number * 2 ** 20, 0]', 'seed',
-         'test_diffaugment.py::test_augmentations_draw_numbers_of_their_own'),
+         'test_diffaugment.py::test_each_augmentation_has_its_own_random_numbers'),
         ('for number, name in enumerate(names):', 'for number, name in enumerate(names[:1]):',
          CUTOUT + '[0]'),
         ('tf.shape(images)[0], 1, 1, 1], seed)', '1, 1, 1, 1], seed)',
-         'test_diffaugment.py::test_it_is_a_function_of_the_seed_and_differs_by_image'),
+         'test_diffaugment.py::test_changes_are_a_function_of_the_seed_and_differ_by_image'),
     ],
     'dcgan/batches.py': [
         ("'augment'), self.strengths)", "'augment'), {})", AUGMENTED),

@@ -1,9 +1,9 @@
-"""Holds the project's graph against the figures that TensorFlow 1.15.5 gave.
+"""Compares the project's graph with the recorded values of TensorFlow 1.15.5.
 
-    python tests/parity.py            prints the largest share of each group's tolerance
+    python tests/parity.py            prints the largest share of tolerance for each group of keys
 
-Every key of `golden/tiny.json` (width 2) and `golden/wide.json` (width 64) is compared, and what
-is kept whole is compared whole. Exit code 1 where anything is out of tolerance.
+It compares the summaries of all keys in `golden/tiny.json` (width 2) and `golden/wide.json` (width
+64), and all arrays that are recorded as a whole. Exit code 1 if any value is out of tolerance.
 """
 import collections
 import json
@@ -25,8 +25,8 @@ import formula  # noqa: E402  needs the path above
 import graphs  # noqa: E402
 import recording  # noqa: E402
 
-# Smallest cosine of two right updates, over the 16 elements in a summary. Seen: 0.998. One of them
-# whose gradient is near zero may go the other way: 0.875.
+# Smallest cosine of two correct updates, over the 16 elements in a summary. Measured: 0.998. If one
+# element, whose gradient is near zero, goes the other way: 0.875.
 SAME_DIRECTION = 0.8
 SEEDS = {2: formula.TINY, 64: formula.WIDE}
 NAMES = {2: 'tiny', 64: 'wide'}
@@ -39,13 +39,13 @@ def load_json(name):
 
 def record(width, **options):
     """All recorded arrays of the project's own graph; options go to graph.build."""
-    p = graphs.build(width=width, **options)
-    with p.graph.as_default():
-        gradients = {'grads_d': tf.gradients(p.loss_d, p.vars_d),
-                     'grads_g': tf.gradients(p.loss_g, p.vars_g)}
-    fields = collections.namedtuple('Program', p._fields + tuple(gradients))
-    with tf.Session(graph=p.graph) as sess:
-        return recording.record(tf, fields(*p, **gradients), sess, SEEDS[width])
+    model = graphs.build(width=width, **options)
+    with model.graph.as_default():
+        gradients = {'grads_d': tf.gradients(model.loss_d, model.vars_d),
+                     'grads_g': tf.gradients(model.loss_g, model.vars_g)}
+    fields = collections.namedtuple('Program', model._fields + tuple(gradients))
+    with tf.Session(graph=model.graph) as sess:
+        return recording.record(tf, fields(*model, **gradients), sess, SEEDS[width])
 
 
 def shares(out, width):
@@ -53,27 +53,27 @@ def shares(out, width):
     figures = load_json(NAMES[width] + '.json')['figures']
     assert list(out) == list(figures), 'other keys than recorded'
     table = {}
-    for key, theirs in figures.items():
-        mine = formula.summary(key, out[key])
-        assert mine['shape'] == theirs['shape'], key
+    for key, recorded in figures.items():
+        computed = formula.summary(key, out[key])
+        assert computed['shape'] == recorded['shape'], key
         assert np.isfinite(out[key]).all(), key
-        gaps = list(np.abs(elements(mine) - elements(theirs)))
-        # The root mean square of all elements' gaps bounds that of the mean, and of the norm over
-        # the root of the size; half of the elements at most lie beyond its √2. The probe weighs
-        # the elements with standard normals: 4 times it is as good as never reached.
-        size = max(1.0, float(np.prod(theirs['shape'])))
+        gaps = list(np.abs(elements(computed) - elements(recorded)))
+        # The root mean square of all elements' gaps bounds the gap of the mean, and the gap of the
+        # norm divided by the root of the size. At most half of the gaps exceed √2 times it. The
+        # probe weighs the elements with standard normals and practically never exceeds 4 times it.
+        size = max(1.0, float(np.prod(recorded['shape'])))
         rms_gaps = [np.median(gaps) / np.sqrt(2),
-                    abs(mine['mean'] - theirs['mean']),
-                    abs(mine['norm'] - theirs['norm']) / np.sqrt(size),
-                    abs(mine['probe'] - theirs['probe']) / 4]
-        gaps.append(abs(mine['max'] - theirs['max']))
-        table[key] = max(max(gaps) / recording.tolerance(key, width, theirs['max']),
-                         max(rms_gaps) / recording.rms_tolerance(key, width, theirs['max']))
+                    abs(computed['mean'] - recorded['mean']),
+                    abs(computed['norm'] - recorded['norm']) / np.sqrt(size),
+                    abs(computed['probe'] - recorded['probe']) / 4]
+        gaps.append(abs(computed['max'] - recorded['max']))
+        table[key] = max(max(gaps) / recording.tolerance(key, width, recorded['max']),
+                         max(rms_gaps) / recording.rms_tolerance(key, width, recorded['max']))
         if recording.is_update(key):
-            cosine = update_cosine(key, mine, theirs)
+            cosine = update_cosine(key, computed, recorded)
             table[key] = max(table[key], (1 - cosine) / (1 - SAME_DIRECTION))
-    for key, mine, theirs in whole_arrays(out, width):
-        gap = float(np.abs(mine - theirs).max())
+    for key, computed, recorded in whole_arrays(out, width):
+        gap = float(np.abs(computed - recorded).max())
         share = gap / recording.tolerance(key, width, figures[key]['max'])
         table[key] = max(table[key], share)
     return table
@@ -84,23 +84,23 @@ def elements(summary):
     return np.array(summary['head'] + summary['even'])
 
 
-def update_cosine(key, mine, theirs):
-    """The cosine between the updates in two summaries of a key, 0 where there is none."""
+def update_cosine(key, computed, recorded):
+    """The cosine between the updates in two summaries of a key; 0 if one of them is zero."""
     before = 0
     if recording.is_weight(key):
-        value = formula.initial_value(key.split('/', 2)[2], theirs['shape'])
+        value = formula.initial_value(key.split('/', 2)[2], recorded['shape'])
         before = elements(formula.summary(key, value))
-    mine, theirs = elements(mine) - before, elements(theirs) - before
-    lengths = np.linalg.norm(mine) * np.linalg.norm(theirs)
-    return mine @ theirs / lengths if lengths else 0
+    computed, recorded = elements(computed) - before, elements(recorded) - before
+    lengths = np.linalg.norm(computed) * np.linalg.norm(recorded)
+    return computed @ recorded / lengths if lengths else 0
 
 
 def whole_arrays(out, width):
-    """Yields (key, mine, theirs) for every array that is kept whole."""
+    """Yields (key, computed, recorded) for every array that is recorded as a whole."""
     if width == 2:
-        for name, theirs in np.load(os.path.join(GOLDEN, 'tiny_arrays.npz')).items():
+        for name, recorded in np.load(os.path.join(GOLDEN, 'tiny_arrays.npz')).items():
             key = next(key for key in out if key.replace('/', '.') == name)
-            yield key, out[key][:2] if key.endswith('/g') else out[key], theirs
+            yield key, out[key][:2] if key.endswith('/g') else out[key], recorded
         reader = tf.train.NewCheckpointReader(
             os.path.join(GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3'))
         for name in reader.get_variable_to_shape_map():

@@ -1,13 +1,13 @@
-"""A CelebA of plain pictures, whose labels can be seen in their colours."""
+"""A small CelebA of plain images, whose labels are visible as colours."""
 import numpy as np
 from PIL import Image
 
 
 def write(home, names, labels, colours, parts=None):
-    """Writes it to home/datasets/celeba.
+    """Writes the images and lists to home/datasets/celeba.
 
-    labels: bool [n, l], names: those of the l. colours: [n, 3], about which pixels vary. parts: for
-    each picture whether it is kept for testing.
+    names: of the l labels. labels: bool [n, l]. colours: [n, 3], the mean colour of each image.
+    parts: for each image its part, 0 for training, 1 for validation.
     """
     folder = home / 'datasets' / 'celeba'
     (folder / 'img_align_celeba').mkdir(parents=True)

@@ -1,9 +1,11 @@
-"""Runs the programs as a user does: as processes, or in this one where TensorFlow is up."""
+"""Runs the programs as processes, as a user does, or in this process to save time."""
 import contextlib
 import csv
 import importlib
 import io
 import os
+import random
+import socket
 import subprocess
 import sys
 
@@ -21,7 +23,7 @@ TOY = ['--dataset', 'toy', '--image-size', '32', '--batch-size', '16']
 
 @contextlib.contextmanager
 def started(program, *arguments, cwd):
-    """A program as a process, which does not outlive the block."""
+    """Starts a program and yields its process, which ends with the block at the latest."""
     command = [sys.executable, os.path.join(ROOT, program)] + [str(a) for a in arguments]
     process = subprocess.Popen(command, cwd=str(cwd), stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, universal_newlines=True)
@@ -33,7 +35,7 @@ def started(program, *arguments, cwd):
 
 
 def run(program, *arguments, cwd, code=0):
-    """(stdout, stderr) of a program that must end with the code."""
+    """Runs a program, which must end with the code; returns (stdout, stderr)."""
     with started(program, *arguments, cwd=cwd) as process:
         out, err = process.communicate(timeout=300)
     assert process.returncode == code, out + err
@@ -41,63 +43,82 @@ def run(program, *arguments, cwd, code=0):
 
 
 def run_here(program, *arguments, cwd, code=0):
-    """As run, but in this process, where TensorFlow has started already."""
+    """Like run, but in this process, which has imported TensorFlow already."""
     main = importlib.import_module(program[:-len('.py')]).main
-    # Standard error prints any text, as Python's own does.
+    # Standard error prints any text, as that of Python does.
     out, err = (io.TextIOWrapper(io.BytesIO(), 'utf-8', errors, write_through=True)
                 for errors in ('strict', 'backslashreplace'))
     before = os.getcwd()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         os.chdir(str(cwd))
         try:
-            ended = main([str(a) for a in arguments]) or 0
-        except SystemExit as stopped:
-            ended = stopped.code
+            exit_code = main([str(a) for a in arguments]) or 0
+        except SystemExit as error:
+            exit_code = error.code
         finally:
             os.chdir(before)
     out, err = (stream.buffer.getvalue().decode() for stream in (out, err))
-    assert ended == code, out + err
+    assert exit_code == code, out + err
     return out, err
 
 
 def refused(program, *arguments, cwd, run=run):
-    """The one sentence that a program refuses with."""
+    """Runs a program, which must end with code 2; returns its error, one sentence."""
     out, err = run(program, *arguments, cwd=cwd, code=2)
     assert err.startswith('error: ') and err.count('\n') == 1, err
     return err
 
 
 def refused_here(program, *arguments, cwd):
+    """Like refused, but in this process."""
     return refused(program, *arguments, cwd=cwd, run=run_here)
 
 
 def without_tensorflow(program, *arguments, cwd):
-    """What a program prints, which must not have imported TensorFlow at its end."""
+    """Runs a program, which must not import TensorFlow; returns its standard output."""
     watched = ('import atexit, os, runpy, sys; sys.argv = sys.argv[1:]; '
                'atexit.register(lambda: "tensorflow" in sys.modules and os._exit(7)); '
                'sys.path.insert(0, os.path.dirname(sys.argv[0])); '
                'runpy.run_path(sys.argv[0], run_name="__main__")')
-    done = subprocess.run([sys.executable, '-c', watched, os.path.join(ROOT, program),
-                           *map(str, arguments)], cwd=str(cwd), stdout=subprocess.PIPE, text=True)
-    assert done.returncode == 0
-    return done.stdout
+    process = subprocess.run([sys.executable, '-c', watched, os.path.join(ROOT, program),
+                              *map(str, arguments)], cwd=str(cwd), stdout=subprocess.PIPE,
+                             text=True)
+    assert process.returncode == 0
+    return process.stdout
 
 
 def rows(path):
+    """[{column: text}] of a CSV table."""
     with open(str(path), newline='') as f:
         return list(csv.DictReader(f))
 
 
 def pixels(path):
+    """The array of an image, uint8 [h, w, 3]."""
     with Image.open(str(path)) as image:
         return np.asarray(image)
 
 
 def steps_of(folder, name='dcgan_toy'):
-    """The steps of a run's checkpoints in a folder."""
+    """The steps of a run's checkpoints in a folder, ascending."""
     return [step for step, _ in checkpoint.checkpoints_of(str(folder), name)]
 
 
 def tensors(prefix):
+    """{name: value} of all variables in a checkpoint."""
     reader = tf.train.NewCheckpointReader(str(prefix))
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def free_addresses(count):
+    """Addresses host:port of this machine, sorted, with free ports.
+
+    The ports are below those that the system gives to connections.
+    """
+    addresses = set()
+    while len(addresses) < count:
+        port = random.randint(20000, 32000)
+        with socket.socket() as probe:
+            if probe.connect_ex(('127.0.0.1', port)):
+                addresses.add(f'127.0.0.1:{port}')
+    return sorted(addresses)

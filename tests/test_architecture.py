@@ -1,4 +1,4 @@
-"""Imports run downwards only, programs do not know each other, and the page shows it."""
+"""Imports run downwards only, programs do not import each other, and the page lists imports."""
 import os
 import re
 
@@ -16,13 +16,13 @@ def test_nothing_in_dcgan_imports_a_file_of_the_root():
             if name.startswith('dcgan.') and used & at_root} == {}
 
 
-def test_imports_have_no_circle():
-    left = structure.imports()
-    while left:
-        free = [name for name, used in left.items() if not (used - {name}) & set(left)]
-        assert free, sorted(left)
+def test_imports_have_no_cycle():
+    remaining = structure.imports()
+    while remaining:
+        free = [name for name, used in remaining.items() if not (used - {name}) & set(remaining)]
+        assert free, sorted(remaining)
         for name in free:
-            del left[name]
+            del remaining[name]
 
 
 def test_programs_do_not_import_each_other():
@@ -39,14 +39,14 @@ def test_at_most_twelve_python_files_at_the_root():
     assert len([name for name in structure.modules() if '.' not in name]) <= 12
 
 
-def test_both_runs_of_the_session_are_in_train():
+def test_train_runs_both_optimizers():
     with open(os.path.join(ROOT, 'train.py'), encoding='utf-8') as f:
         assert len(re.findall(r'sess\.run\(\s*\[model\.optimizer_[dg]', f.read())) >= 2
 
 
-def test_the_table_of_files_shows_their_imports():
+def test_the_table_of_files_lists_their_imports():
     with open(os.path.join(ROOT, 'docs', 'architecture.md'), encoding='utf-8') as f:
         rows = re.findall(r'^\| `([\w/]+\.py)` \| \d+ \| [^|]* \| ([^|]*) \|$', f.read(), re.M)
-    shown = {path[:-len('.py')].replace('/', '.'): set(used.split()) for path, used in rows}
-    assert shown == {name: {one.replace('dcgan.', '') for one in used - {'tensorflow.compat.v1'}}
-                     for name, used in structure.imports().items()}
+    listed = {path[:-len('.py')].replace('/', '.'): set(used.split()) for path, used in rows}
+    assert listed == {name: {one.replace('dcgan.', '') for one in used - {'tensorflow.compat.v1'}}
+                      for name, used in structure.imports().items()}

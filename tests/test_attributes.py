@@ -1,4 +1,4 @@
-"""Faces that are asked for: training with labels, drawing by them, and reading them off again."""
+"""Attributes: training with labels, drawing faces with them, and classifying the faces."""
 import contextlib
 import json
 import os
@@ -18,31 +18,31 @@ SMALL = ['--dataset', 'celeba', '--image-size', 32, '--batch-size', 16, '--log-e
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    """A CelebA of plain pictures, Red or blue, Light or dark, and a model that learnt them."""
+    """A CelebA of plain images, red or blue, light or dark, and a model trained on them."""
     home = tmp_path_factory.mktemp('attributes')
     labels = np.random.RandomState(0).rand(256, 3) < 0.5
     light, _, red = labels.T[..., None]
     plain_celeba.write(home, ['Light', 'Noise', 'Red'], labels,
                        np.where(red, (120, 40, 40), (40, 40, 120)) + 90 * light)
-    # The labels of those after a broken photograph must not be its neighbours'.
+    # Broken: the labels of the photographs after it must not shift by one.
     (home / 'datasets' / 'celeba' / 'img_align_celeba' / '000003.jpg').write_bytes(b'')
     run('train.py', *SMALL, '--attributes', 'Red,Light', '--max-steps', 150, '--fused-step',
         '--average', 0.9, cwd=home)
     return home
 
 
-def test_faces_have_what_is_asked(home):
+def test_faces_have_the_specified_attributes(home):
     means = {}
-    for wish in ('Red=1,Light=1', 'Red=-1,Light=1', 'Red=-1,Light=-1'):
-        run_here('generate.py', '--out', 'asked', '--num', 16, '--attributes', wish, cwd=home)
-        name = f'faces_seed0_{wish.replace(",", "_")}.png'      # a picture of its own for each
-        means[wish] = pixels(home / 'asked' / name).mean((0, 1))
+    for specified in ('Red=1,Light=1', 'Red=-1,Light=1', 'Red=-1,Light=-1'):
+        run_here('generate.py', '--out', 'faces', '--num', 16, '--attributes', specified, cwd=home)
+        name = f'faces_seed0_{specified.replace(",", "_")}.png'      # one file for each
+        means[specified] = pixels(home / 'faces' / name).mean((0, 1))
     red, blue, dark = means.values()
     assert red[0] - red[2] > 40 and blue[2] - blue[0] > 40
     assert blue.sum() - dark.sum() > 120
 
 
-def test_a_sheet_switches_one_attribute_a_column(home):
+def test_each_column_of_an_attribute_sheet_switches_one_attribute(home):
     out, _ = run_here('generate.py', '--attribute-sheet', 3, '--out', 'sheet', cwd=home)
     assert 'knows Red, Light' in out
     sheet = pixels(home / 'sheet' / 'attributes_seed0.png')
@@ -55,20 +55,20 @@ def test_a_sheet_switches_one_attribute_a_column(home):
     assert (np.abs(light[:, 2] - light[:, 0]) > 100).all()
 
 
-def test_what_is_not_asked_is_as_in_the_training_set():
-    class Knows:
+def test_unspecified_attributes_come_from_training_rows():
+    class Model:
         attributes = ['A', 'B', 'C']
         known_labels = np.array([[1, 1, -1], [1, 1, 1], [-1, -1, -1]], np.int8)
-    labels = sampler.Sampler.labels(Knows, 0, 400)
+    labels = sampler.Sampler.labels(Model, 0, 400)
     assert {tuple(row) for row in labels} == {(1, 1, -1), (1, 1, 1), (-1, -1, -1)}
-    labels = sampler.Sampler.labels(Knows, 0, 400, {'A': 1})
+    labels = sampler.Sampler.labels(Model, 0, 400, {'A': 1})
     assert {tuple(row) for row in labels} == {(1, 1, -1), (1, 1, 1)}
-    labels = sampler.Sampler.labels(Knows, 0, 400, {'A': -1, 'C': 1})       # no row has both
+    labels = sampler.Sampler.labels(Model, 0, 400, {'A': -1, 'C': 1})       # no row matches
     assert {tuple(row) for row in labels} == {(-1, 1, 1), (-1, -1, 1)}
-    assert (sampler.Sampler.labels(Knows, 1, 400) != sampler.Sampler.labels(Knows, 0, 400)).any()
+    assert (sampler.Sampler.labels(Model, 1, 400) != sampler.Sampler.labels(Model, 0, 400)).any()
 
 
-def test_the_way_between_seeds_keeps_its_labels(home):
+def test_interpolation_keeps_its_labels(home):
     for ends in ((1, 2), (2, 1)):
         run_here('generate.py', '--interpolate', *ends, '--frames', 9, '--out', 'way', cwd=home)
         run_here('generate.py', '--seed', ends[0], '--num', 1, '--out', 'end', cwd=home)
@@ -79,7 +79,7 @@ def test_the_way_between_seeds_keeps_its_labels(home):
         assert np.ptp(cells[..., 0] - cells[..., 2]) < 60 and np.ptp(cells.sum(-1)) < 60
 
 
-def test_latents_that_were_saved_draw_the_same_with_the_same_seed(home):
+def test_saved_latents_with_the_same_seed_draw_the_same_faces(home):
     run_here('generate.py', '--seed', 5, '--num', 9, '--save-latents', 'five.npy', '--out', 'a',
              cwd=home)
     run_here('generate.py', '--seed', 5, '--latents', 'five.npy', '--out', 'a', cwd=home)
@@ -87,7 +87,7 @@ def test_latents_that_were_saved_draw_the_same_with_the_same_seed(home):
     assert (five == again).all()
 
 
-def test_a_generator_passed_on_knows_its_attributes(home):
+def test_a_saved_generator_keeps_its_attributes(home):
     run_here('generate.py', '--save-generator', 'passed/dcgan_celeba', '--out', 'a', cwd=home)
     run_here('generate.py', '--ckpt', 'passed', '--out', 'b', '--batch-size', 7, cwd=home)
     a, b = (pixels(home / folder / 'faces_seed0.png').astype(int) for folder in 'ab')
@@ -99,20 +99,20 @@ def test_a_generator_passed_on_knows_its_attributes(home):
     assert sorted(map(tuple, rows)) == sorted(map(tuple, np.delete(listed, 3, axis=0)))
 
 
-def test_a_network_reads_them_off(home):
+def test_a_classifier_recognises_the_drawn_attributes(home):
     (home / 'datasets' / 'celeba' / 'list_eval_partition.txt').write_text('\n'.join(
         f'{number:06d}.jpg {int(number >= 200)}' for number in range(256)) + '\n')
     run_here('classify.py', '--epochs', 12, cwd=home)
     (home / 'datasets' / 'celeba' / 'list_eval_partition.txt').unlink()
     out, _ = run_here('evaluate.py', '--dataset', 'celeba', '--labels', 'model/labels.pb', '--num',
                       16, '--json', 'figures.json', cwd=home)
-    found = json.loads((home / 'figures.json').read_text())['checkpoints'][0]['attributes']
-    assert list(found) == ['Red', 'Light']
-    assert all(figures['balanced'] > 0.9 for figures in found.values())
-    assert f'{found["Red"]["asked"]:.1%}' in out
+    by_attribute = json.loads((home / 'figures.json').read_text())['checkpoints'][0]['attributes']
+    assert list(by_attribute) == ['Red', 'Light']
+    assert all(figures['balanced'] > 0.9 for figures in by_attribute.values())
+    assert f'{by_attribute["Red"]["asked"]:.1%}' in out
 
 
-def test_what_can_not_be_asked(home, tmp_path):
+def test_impossible_attributes_are_refused(home, tmp_path):
     assert '--attributes Rad: is none of the 2 there are; the nearest: Red' in refused_here(
         'generate.py', '--attributes', 'Rad=1', cwd=home)
     assert "'Red' should be a name, = and 1 or -1" in refused_here(
@@ -127,9 +127,9 @@ def test_what_can_not_be_asked(home, tmp_path):
     _, err = run_here('train.py', '--dataset', 'celeba', '--resume', '--attributes', 'Red',
                       cwd=home, code=2)
     assert 'was trained with --attributes Red,Light' in err
-    facts = json.loads((home / 'model' / 'dcgan_celeba-150.json').read_text())
-    facts['labels'][3] = '+'
-    (tmp_path / 'dcgan-1.json').write_text(json.dumps(facts))
+    details = json.loads((home / 'model' / 'dcgan_celeba-150.json').read_text())
+    details['labels'][3] = '+'
+    (tmp_path / 'dcgan-1.json').write_text(json.dumps(details))
     with pytest.raises(checkpoint.CheckpointError, match='its labels are not those of its attr'):
         metadata.read_labels(str(tmp_path / 'dcgan-1'))
     path = home / 'datasets' / 'celeba' / 'list_attr_celeba.txt'
@@ -149,21 +149,21 @@ def test_what_can_not_be_asked(home, tmp_path):
     (['--attribute-sheet'], '--attribute-sheet: {} was trained without --attributes'),
     (['--latents', 'a.npy', '--seed', '3'],
      '--seed has no effect on --latents FILE: {} knows no attributes'), ([], '')])
-def test_a_model_without_attributes_says_so(capsys, options, message):
-    plain, args = os.path.join(ROOT, 'model', 'dcgan_lfw'), generate.parse(options)
+def test_attribute_options_need_a_model_with_attributes(capsys, options, message):
+    prefix, args = os.path.join(ROOT, 'model', 'dcgan_lfw'), generate.parse(options)
     with pytest.raises(SystemExit) if message else contextlib.nullcontext():
-        generate.check_attributes(plain, args)
-    assert capsys.readouterr().err == (f'error: {message.format(plain)}\n' if message else '')
+        generate.check_attributes(prefix, args)
+    assert capsys.readouterr().err == (f'error: {message.format(prefix)}\n' if message else '')
 
 
 @pytest.mark.parametrize('text, wishes', [
     ('Smiling=1,Male=-1', {'Smiling': 1, 'Male': -1}), ('A=+1, B = -1', {'A': 1, 'B': -1}),
     ('', {})])
-def test_wishes(text, wishes):
+def test_attribute_values_are_parsed(text, wishes):
     assert generate.wishes(text) == wishes
 
 
 @pytest.mark.parametrize('text', ['A', 'A=0', 'A=1,A=-1', '=', 'A=yes'])
-def test_no_wishes(text):
+def test_invalid_attribute_values_are_refused(text):
     with pytest.raises(generate.argparse.ArgumentTypeError):
         generate.wishes(text)

@@ -1,4 +1,4 @@
-"""Which checkpoint a path means, and what is said of one that can't be used."""
+"""Finding checkpoints by path, errors for unusable ones, saving, and the best checkpoint."""
 import json
 import os
 import shutil
@@ -14,14 +14,12 @@ from dcgan.files import write_json
 from running import steps_of
 
 TINY = os.path.join(parity.GOLDEN, 'tiny_checkpoint', 'dcgan_celeba-3')
-
-
-FACTS = {'settings': {'dataset': 'toy', 'crop': 0}, 'step': 1, 'epoch': 0.5,
-         'data': {'dataset': 'toy', 'photographs': 4000, 'crc32': 7}}
+DETAILS = {'settings': {'dataset': 'toy', 'crop': 0}, 'step': 1, 'epoch': 0.5,
+           'data': {'dataset': 'toy', 'photographs': 4000, 'crc32': 7}}
 
 
 def place(folder, name, seconds=None):
-    """A checkpoint's files, empty, by the time `seconds` or named in no record of time."""
+    """Writes a checkpoint's files, empty, with `seconds` as their time; returns its prefix."""
     folder.mkdir(exist_ok=True)
     for ending in ('.index', '.data-00000-of-00001'):
         (folder / (name + ending)).write_bytes(b'')
@@ -36,13 +34,13 @@ def record(folder, newest, kept):
         ''.join(f'all_model_checkpoint_paths: "{path}"\n' for path in kept))
 
 
-def test_a_prefix_and_each_file_of_it(tmp_path):
+def test_find_takes_a_prefix_or_any_file_of_a_checkpoint(tmp_path):
     prefix = place(tmp_path, 'dcgan_lfw-20')
     for path in (prefix, prefix + '.index', prefix + '.data-00000-of-00001', prefix + '.json'):
         assert checkpoint.find(path) == prefix
 
 
-def test_a_folder_means_the_newest_by_record(tmp_path):
+def test_find_takes_the_newest_of_a_folder_by_its_record(tmp_path):
     place(tmp_path, 'dcgan_lfw-20', 100)
     place(tmp_path, 'dcgan_toy-5', 300)
     prefix = place(tmp_path, 'dcgan_lfw-30', 200)
@@ -53,20 +51,20 @@ def test_a_folder_means_the_newest_by_record(tmp_path):
     assert checkpoint.find(str(tmp_path)) == str(tmp_path / 'dcgan_lfw-20')
 
 
-def test_a_folder_without_a_record_means_the_newest_by_time(tmp_path):
+def test_find_takes_the_newest_by_time_without_a_record(tmp_path):
     place(tmp_path, 'dcgan_lfw-20', 300)
     place(tmp_path, 'dcgan_lfw-100', 200)
     assert checkpoint.find(str(tmp_path)) == str(tmp_path / 'dcgan_lfw-20')
 
 
-def test_a_run_comes_before_the_shipped_generator(tmp_path):
+def test_find_prefers_a_run_to_the_shipped_generator(tmp_path):
     shipped = place(tmp_path, 'dcgan_lfw', 300)
     assert checkpoint.find(str(tmp_path)) == shipped
     run = place(tmp_path, 'dcgan_toy-20', 200)
     assert checkpoint.find(str(tmp_path)) == run
 
 
-def test_of_run_takes_its_own_whole_ones_by_step(tmp_path):
+def test_checkpoints_of_a_run_are_complete_and_sorted_by_step(tmp_path):
     for name in ('dcgan_lfw-20', 'dcgan_lfw-100', 'dcgan_lfw', 'dcgan_lfw-x-3', 'dcgan_toy-7'):
         place(tmp_path, name)
     place(tmp_path, 'dcgan_lfw-300')
@@ -76,7 +74,7 @@ def test_of_run_takes_its_own_whole_ones_by_step(tmp_path):
     assert checkpoint.checkpoints_of(str(tmp_path / 'none'), 'dcgan_lfw') == []
 
 
-def test_what_is_not_there_is_named(tmp_path):
+def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match='no checkpoint in this folder .*index'):
         checkpoint.find(str(tmp_path))
     with pytest.raises(checkpoint.CheckpointError, match=r'looked for .*dcgan-1\.index'):
@@ -88,7 +86,7 @@ def test_what_is_not_there_is_named(tmp_path):
             checkpoint.find(path)
 
 
-def test_sizes_are_read_off_the_original_checkpoint():
+def test_sizes_are_read_from_the_original_checkpoint():
     assert checkpoint.read_generator(TINY) == (64, 100, 2, False)
     assert metadata.read(TINY) == {}
 
@@ -147,10 +145,10 @@ def test_a_foreign_checkpoint_is_named(tmp_path):
                           generator__g__kernel=last)
         with pytest.raises(checkpoint.CheckpointError, match=r'\d: holds no generator'):
             checkpoint.read_generator(shapeless)
-    in_part = write(str(tmp_path / 'part'), generator__dense__kernel=[100, 4 * 4 * 16],
+    partial = write(str(tmp_path / 'part'), generator__dense__kernel=[100, 4 * 4 * 16],
                     generator__g__kernel=[5, 5, 3, 2])
     with pytest.raises(checkpoint.CheckpointError, match='part: is of another network'):
-        restore_generator(in_part)
+        restore_generator(partial)
 
 
 def test_shapes_are_compared_before_they_are_restored(tmp_path):
@@ -160,14 +158,15 @@ def test_shapes_are_compared_before_they_are_restored(tmp_path):
         with pytest.raises(checkpoint.CheckpointError,
                            match=r'dcgan: is of another network \(v is \[2, 3\] there, \[3, 2\]'):
             checkpoint.restore(sess, tf.train.Saver(), prefix,
-                           checkpoint.variables_by_name(tf.global_variables()))
+                               checkpoint.variables_by_name(tf.global_variables()))
 
 
 @pytest.mark.parametrize('content', [
-    {'a': 1}, [], dict(FACTS, settings=3), dict(FACTS, data={}), dict(FACTS, step=None),
-    dict(FACTS, settings={'dataset': 'toy', 'crop': 'x'}), dict(FACTS, settings={'crop': 0}),
-    dict(FACTS, epoch='x'), dict(FACTS, data=dict(FACTS['data'], photographs='many')), '{', ''])
-def test_settings_of_something_else_are_named(tmp_path, content):
+    {'a': 1}, [], dict(DETAILS, settings=3), dict(DETAILS, data={}), dict(DETAILS, step=None),
+    dict(DETAILS, settings={'dataset': 'toy', 'crop': 'x'}), dict(DETAILS, settings={'crop': 0}),
+    dict(DETAILS, epoch='x'), dict(DETAILS, data=dict(DETAILS['data'], photographs='many')), '{',
+    ''])
+def test_impossible_metadata_is_named(tmp_path, content):
     text = content if isinstance(content, str) else json.dumps(content)
     (tmp_path / 'dcgan-1.json').write_text(text)
     with pytest.raises(checkpoint.CheckpointError, match=r'dcgan-1\.json(:| can| holds)'):
@@ -177,9 +176,9 @@ def test_settings_of_something_else_are_named(tmp_path, content):
 @pytest.mark.parametrize('attributes, labels', [
     (5, ['+']), (['Male'], 5), (['Male'], [1]), ([1], ['+']), (['Male'], ['+-']), (['Male'], []),
     (['\x1b[2J'], ['+'])])
-def test_labels_of_something_else_are_named(tmp_path, attributes, labels):
+def test_impossible_labels_are_named(tmp_path, attributes, labels):
     write_json(str(tmp_path / 'dcgan.json'), dict(
-        FACTS, settings=dict(FACTS['settings'], attributes=attributes), labels=labels))
+        DETAILS, settings=dict(DETAILS['settings'], attributes=attributes), labels=labels))
     with pytest.raises(checkpoint.CheckpointError, match=r'dcgan\.json: its labels are not those'):
         metadata.read_labels(str(tmp_path / 'dcgan'))
 
@@ -190,8 +189,8 @@ def test_a_pattern_in_a_path_is_refused(tmp_path):
             function(str(tmp_path / 'model[1]'))
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / 'dcgan-1.index').mkdir()       # where Saver wants to put its file
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / 'dcgan-1.index').mkdir()       # where Saver writes its file
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.get_variable('v', [2])
         sess.run(tf.global_variables_initializer())
@@ -199,46 +198,46 @@ def test_a_folder_that_cannot_be_written(tmp_path):
             checkpoint.save(sess, tf.train.Saver(), str(tmp_path), 'dcgan', 1, {})
 
 
-def test_save_keeps_settings_beside_what_saver_keeps(tmp_path):
+def test_save_keeps_metadata_of_the_files_that_saver_keeps(tmp_path):
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.get_variable('v', [2])
         sess.run(tf.global_variables_initializer())
         saver = tf.train.Saver(max_to_keep=2)
         (tmp_path / 'dcgan_toy-notes.json').write_text('a file of the user')
         for step in (1, 2, 3):
-            facts = dict(FACTS, step=step)
-            prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', step, facts)
+            details = dict(DETAILS, step=step)
+            prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', step, details)
     assert prefix == str(tmp_path / 'dcgan_toy-3')
-    assert metadata.read(prefix) == dict(facts, format=metadata.FORMAT)
+    assert metadata.read(prefix) == dict(details, format=metadata.FORMAT)
     assert sorted(os.listdir(str(tmp_path))) == ['checkpoint'] + [
         f'dcgan_toy-{step}.{ending}' for step in (2, 3)
         for ending in ('data-00000-of-00001', 'index', 'json')] + ['dcgan_toy-notes.json']
     assert checkpoint.find(str(tmp_path)) == prefix
 
 
-def test_of_those_so_far_the_newest_are_kept(tmp_path):
+def test_max_to_keep_keeps_the_newest_across_runs(tmp_path):
     def steps():
         return steps_of(tmp_path)
     with tf.Graph().as_default(), tf.Session() as sess:
         tf.get_variable('v', [2])
         sess.run(tf.global_variables_initializer())
-        for step, keep, left in ((1, 0, [1]), (2, 0, [1, 2]), (3, 0, [1, 2, 3]), (9, 5, None),
-                                 (4, 2, [3, 4, 9]), (9, 2, [4, 9])):
-            # A Saver of its own, as each run has.
+        for step, keep, remaining in ((1, 0, [1]), (2, 0, [1, 2]), (3, 0, [1, 2, 3]), (9, 5, None),
+                                      (4, 2, [3, 4, 9]), (9, 2, [4, 9])):
+            # Each run has its own Saver.
             checkpoint.save(sess, tf.train.Saver(), str(tmp_path), 'dcgan_toy', step,
-                            dict(FACTS, step=step), keep)
-            assert left is None or steps() == left
+                            dict(DETAILS, step=step), keep)
+            assert remaining is None or steps() == remaining
     assert not (tmp_path / 'dcgan_toy-3.json').exists()
 
 
-def test_the_best_is_kept_beside_what_saver_keeps(tmp_path):
+def test_the_best_checkpoint_is_kept_in_a_folder_of_its_own(tmp_path):
     with tf.Graph().as_default(), tf.Session() as sess:
         step = tf.get_variable('step', [])
         saver = tf.train.Saver(max_to_keep=1)
         for number, swd in ((1, 9.0), (2, 5.0), (3, 7.0), (4, 5.0)):
             sess.run(step.assign(number))
             prefix = checkpoint.save(sess, saver, str(tmp_path), 'dcgan_toy', number,
-                                     dict(FACTS, step=number))
+                                     dict(DETAILS, step=number))
             run_dir.record_metrics(prefix, 'dcgan_toy', {'swd': swd})
     assert steps_of(tmp_path) == [4]
     best = str(tmp_path / 'best')
@@ -248,7 +247,7 @@ def test_the_best_is_kept_beside_what_saver_keeps(tmp_path):
     assert tf.train.load_checkpoint(os.path.join(best, 'dcgan_toy-2')).get_tensor('step') == 2
 
 
-def test_what_was_not_measured_or_is_damaged_is_not_the_best(tmp_path):
+def test_an_unmeasured_or_damaged_checkpoint_is_not_the_best(tmp_path):
     (tmp_path / 'best').mkdir()
     unmeasured = place(tmp_path / 'best', 'dcgan_toy-3')
     with tf.Graph().as_default(), tf.Session() as sess:
@@ -256,22 +255,21 @@ def test_what_was_not_measured_or_is_damaged_is_not_the_best(tmp_path):
         sess.run(tf.global_variables_initializer())
         for number, swd in ((4, 9.0), (5, 3.0), (6, 5.0), (7, 5.0)):
             prefix = checkpoint.save(sess, tf.train.Saver(), str(tmp_path), 'dcgan_toy', number,
-                                     dict(FACTS, step=number))
+                                     dict(DETAILS, step=number))
             if number == 7:
                 (tmp_path / 'best' / 'dcgan_toy-5.index').write_bytes(b'')
             run_dir.record_metrics(prefix, 'dcgan_toy', {'swd': swd})
             kept = {4: 4, 5: 5, 6: 5, 7: 7}[number]
-            assert steps_of(tmp_path / 'best') == [
-                kept]
+            assert steps_of(tmp_path / 'best') == [kept]
     assert not os.path.exists(unmeasured + '.index')
 
 
-def test_the_best_is_copied_where_files_cannot_be_linked(tmp_path, monkeypatch):
+def test_the_best_is_copied_if_files_cannot_be_linked(tmp_path, monkeypatch):
     def link(source, target):
         raise OSError('no links here')
     monkeypatch.setattr(os, 'link', link)
     prefix = place(tmp_path, 'dcgan_toy-1')
-    write_json(prefix + '.json', FACTS)
+    write_json(prefix + '.json', DETAILS)
     run_dir.record_metrics(prefix, 'dcgan_toy', {'swd': 3.0})
     assert metadata.read(prefix)['figures'] == {'swd': 3.0}
     assert checkpoint.find(str(tmp_path / 'best')) == str(tmp_path / 'best' / 'dcgan_toy-1')

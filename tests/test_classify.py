@@ -1,4 +1,4 @@
-"""classify.py learns labels that can be seen, and what it writes serves evaluate.py."""
+"""classify.py learns visible labels and writes a graph that evaluate.py can use."""
 import json
 import os
 import shutil
@@ -14,7 +14,7 @@ from running import run, run_here
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    """A CelebA of plain pictures: Red says whether they are, Noise is told by chance."""
+    """A CelebA of plain images: Red is visible in them, Noise is random."""
     home = tmp_path_factory.mktemp('labels')
     labels = np.random.RandomState(0).rand(700, 2) < 0.5
     plain_celeba.write(home, ['Red', 'Noise'], labels,
@@ -23,12 +23,12 @@ def home(tmp_path_factory):
     return home
 
 
-def test_what_can_be_seen_is_learnt(home):
+def test_visible_labels_are_learnt(home):
     out, _ = run('classify.py', '--epochs', 4, cwd=home)
     figures = dict(line.split() for line in out.splitlines() if line.startswith(('Red', 'Noise')))
     assert float(figures['Red']) > 0.98 and 0.3 < float(figures['Noise']) < 0.7
-    known = json.loads((home / 'model' / 'labels.pb.json').read_text())
-    assert list(known) == ['Red', 'Noise'] and f'{known["Red"]:.3f}' == figures['Red']
+    accuracies = json.loads((home / 'model' / 'labels.pb.json').read_text())
+    assert list(accuracies) == ['Red', 'Noise'] and f'{accuracies["Red"]:.3f}' == figures['Red']
 
     # The graph takes images of any size and number.
     frozen = tf.GraphDef()
@@ -44,7 +44,7 @@ def test_what_can_be_seen_is_learnt(home):
     assert (logits[:, 0] > 0).tolist() == [True, True, False, False, False]
 
 
-def test_labels_or_parts_missing_are_named(home, tmp_path):
+def test_missing_labels_or_partition_are_named(home, tmp_path):
     celeba = tmp_path / 'datasets' / 'celeba'
     shutil.copytree(str(home / 'datasets' / 'celeba'), str(celeba))
     os.remove(str(celeba / 'list_attr_celeba.txt'))
@@ -57,7 +57,7 @@ def test_labels_or_parts_missing_are_named(home, tmp_path):
     assert 'no list_eval_partition.txt or .csv is there' in err.splitlines()[-1]
 
 
-def test_a_place_that_cannot_be_written_is_named_before_training(home):
+def test_an_unwritable_output_is_named_before_training(home):
     (home / 'file').write_text('')
     _, err = run_here('classify.py', '--out', os.path.join('file', 'labels.pb'), cwd=home, code=2)
     assert err.startswith('error: file: ')
@@ -70,8 +70,8 @@ def test_a_place_that_cannot_be_written_is_named_before_training(home):
 
 def test_balanced_accuracy():
     truth = np.array([[1, 1], [1, 0], [0, 0], [0, 0]], bool)
-    found = np.array([[1, 1], [0, 1], [0, 0], [0, 0]], bool)
-    assert classify.balanced_accuracy(found, truth).tolist() == pytest.approx([0.75, 1 - 1 / 6])
-    # Nothing is told by what all or none have.
+    predicted = np.array([[1, 1], [0, 1], [0, 0], [0, 0]], bool)
+    assert classify.balanced_accuracy(predicted, truth).tolist() == pytest.approx([0.75, 1 - 1 / 6])
+    # A label that all or none have counts as chance.
     same = np.array([[1, 0]] * 4, bool)
     assert classify.balanced_accuracy(same, same).tolist() == [0.5, 0.5]

@@ -1,9 +1,8 @@
-"""Several workers on this machine: equal to one, to each other, and what ends them."""
+"""Several workers on this machine: equal results, resume, and the errors that end them."""
 import contextlib
 import functools
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -20,7 +19,7 @@ from PIL import Image
 from conftest import ROOT, costly
 from dcgan import cache, cluster, datasets
 from dcgan.cluster import HELLO
-from running import refused, refused_here, rows, tensors
+from running import free_addresses, refused, refused_here, rows, tensors
 
 STEPS = 12
 RUN = ['--dataset', 'toy', '--image-size', 32, '--batch-size', 8, '--augment', 'flip', '--average',
@@ -32,7 +31,7 @@ WORKER, PEER, SERVERS = (os.path.join(ROOT, 'tests', f'cluster_{name}.py')
 
 @pytest.fixture
 def started():
-    """A list of processes, of which none outlives the test."""
+    """A list of processes; all of them end with the test."""
     processes = []
     yield processes
     for process in processes:
@@ -40,22 +39,11 @@ def started():
         process.wait()
 
 
-def addresses(count):
-    """So many with free ports, below those that the system gives out by itself."""
-    found = set()
-    while len(found) < count:
-        port = random.randint(20000, 32000)
-        with socket.socket() as probe:
-            if probe.connect_ex(('127.0.0.1', port)):
-                found.add(f'127.0.0.1:{port}')
-    return sorted(found)
-
-
 @pytest.fixture(scope='module')
 def start_all(tmp_path_factory):
-    """A function that starts train.py as so many workers.
+    """A function that starts train.py as several workers, one for each command.
 
-    Each has a command and folders of its own, with photographs that were decoded once.
+    Each worker has its own folders. The images are decoded once for all.
     """
     decoded = tmp_path_factory.mktemp('datasets')
     cache.load(datasets.find('toy'), 32, data_dir=str(decoded))
@@ -63,7 +51,7 @@ def start_all(tmp_path_factory):
 
 
 def start_workers(decoded, started, home, *commands, python=(sys.executable,) * 3):
-    cluster = ','.join(addresses(len(commands)))
+    cluster = ','.join(free_addresses(len(commands)))
     for task, command in enumerate(commands):
         folder = home / f'worker{task}'
         folder.mkdir(exist_ok=True)
@@ -78,9 +66,9 @@ def start_workers(decoded, started, home, *commands, python=(sys.executable,) * 
 
 
 def ends(processes):
-    """[(exit code, stdout, stderr)]."""
-    said = [process.communicate(timeout=300) for process in processes]
-    return [(process.returncode, *texts) for process, texts in zip(processes, said)]
+    """[(exit code, stdout, stderr)] of the processes; waits for their ends."""
+    outputs = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, outputs)]
 
 
 def assert_done(processes):
@@ -89,16 +77,16 @@ def assert_done(processes):
 
 
 def assert_same(home, other):
-    mine, theirs = (tensors(folder / 'worker0' / 'model' / f'dcgan_toy-{STEPS}')
-                    for folder in (home, other))
-    for name, value in theirs.items():
-        assert mine[name].tobytes() == value.tobytes(), name
+    actual, expected = (tensors(folder / 'worker0' / 'model' / f'dcgan_toy-{STEPS}')
+                        for folder in (home, other))
+    for name, value in expected.items():
+        assert actual[name].tobytes() == value.tobytes(), name
 
 
 @pytest.fixture(scope='module')
-def whole(start_all, tmp_path_factory):
-    """The folder of a run of two workers that nothing happened to."""
-    home = tmp_path_factory.mktemp('whole')
+def undisturbed(start_all, tmp_path_factory):
+    """The folder of an undisturbed run of two workers."""
+    home = tmp_path_factory.mktemp('undisturbed')
     assert_done(start_all([], home, RUN, RUN))
     return home
 
@@ -109,8 +97,8 @@ def whole(start_all, tmp_path_factory):
                  marks=costly),
     (2, {'fused_step': True, 'd_steps': 2, 'average': 0.9, 'spectral_norm': True, 'r1': 1.0,
          'diffaugment': ['color'], 'instance_noise': 0.1})])
-def test_workers_are_equal_and_together_as_one(started, tmp_path, count, settings):
-    cluster = addresses(count)
+def test_workers_are_bit_equal_and_match_one_worker(started, tmp_path, count, settings):
+    cluster = free_addresses(count)
     commands = [[f'worker{task}', '10,50', 12 // count, json.dumps(settings), task, *cluster]
                 for task in range(count)]
     one = dict(settings, sync_batch_norm=False)
@@ -126,10 +114,10 @@ def test_workers_are_equal_and_together_as_one(started, tmp_path, count, setting
                 assert other[name].tobytes() == first[name].tobytes(), (step, name)
     if not settings.get('sync_batch_norm'):
         return
-    # Later a leaky ReLU that is all but at 0 may fall to one side here, to the other there.
+    # After more steps a leaky ReLU whose input is near 0 may change sides through rounding.
     one, several = (np.load(str(tmp_path / f'{name}-10.npz')) for name in ('one', 'worker0'))
-    # Before batch norm a bias has no effect and no gradient but rounding, which Adam makes steps
-    # of; the moving mean after it contains it.
+    # A bias before batch norm has no effect, and its gradient is only rounding, which Adam turns
+    # into steps. The moving mean after it contains this bias.
     layers = {'discriminator': [('conv2d_1', 'BatchNorm'), ('conv2d_2', 'BatchNorm_1'),
                                 ('conv2d_3', 'BatchNorm_2')],
               'generator': [('conv2d_transpose', 'BatchNorm_1'),
@@ -143,19 +131,21 @@ def test_workers_are_equal_and_together_as_one(started, tmp_path, count, setting
 
 
 @costly
-def test_worker_0_alone_keeps_what_comes_of_it(whole):
-    assert os.listdir(str(whole / 'worker1')) == []
-    assert sorted(os.listdir(str(whole / 'worker0'))) == ['model', 'samples']
-    table = rows(whole / 'worker0' / 'samples' / 'dcgan_toy' / 'loss.csv')
+def test_only_worker_0_writes_files(undisturbed):
+    assert os.listdir(str(undisturbed / 'worker1')) == []
+    assert sorted(os.listdir(str(undisturbed / 'worker0'))) == ['model', 'samples']
+    table = rows(undisturbed / 'worker0' / 'samples' / 'dcgan_toy' / 'loss.csv')
     assert [int(row['step']) for row in table] == list(range(1, STEPS + 1))
     assert table[-1]['images'] == str(16 * STEPS)
-    facts = json.loads((whole / 'worker0' / 'model' / f'dcgan_toy-{STEPS}.json').read_text())
-    assert (facts['settings']['workers'], facts['images'], facts['epoch']) == (
+    path = undisturbed / 'worker0' / 'model' / f'dcgan_toy-{STEPS}.json'
+    details = json.loads(path.read_text())
+    assert (details['settings']['workers'], details['images'], details['epoch']) == (
         2, 16 * STEPS, STEPS / 250)
 
 
 @costly
-def test_stopped_frozen_and_killed_it_goes_on_exactly(start_all, started, whole, tmp_path):
+def test_resume_after_stopped_frozen_and_killed_workers_is_bit_identical(
+        start_all, started, undisturbed, tmp_path):
     processes = start_all(started, tmp_path, RUN, RUN)
     for line in processes[0].stdout:
         if line.startswith('epoch'):
@@ -167,32 +157,32 @@ def test_stopped_frozen_and_killed_it_goes_on_exactly(start_all, started, whole,
     assert step < STEPS
     assert err0.splitlines()[-1] == (
         f'stopped at step {step} and saved model/dcgan_toy-{step}; --resume goes on')
-    # The other has no checkpoint: it takes worker 0's settings and weights.
-    again = ['--dataset', 'toy', '--resume', '--log-every', 1, '--save-every', 4]
+    # Worker 1 has no checkpoint: it takes worker 0's settings and weights.
+    resume = ['--dataset', 'toy', '--resume', '--log-every', 1, '--save-every', 4]
     for task, number in ((1, signal.SIGSTOP), (0, signal.SIGKILL)):
-        processes = start_all(started, tmp_path, again, again)
+        processes = start_all(started, tmp_path, resume, resume)
         for line in processes[0].stdout:
             if line.startswith('epoch'):
                 break
         processes[task].send_signal(number)
-        gone = time.time()
+        began = time.time()
         if number == signal.SIGSTOP:
             processes[1 - task].send_signal(signal.SIGINT)
         (code, _, err), = ends([processes[1 - task]])
-        print(time.time() - gone)
-        assert time.time() - gone < 60
+        print(time.time() - began)
+        assert time.time() - began < 60
         assert code == 2
         processes[task].kill()
         assert err.splitlines()[-1].startswith(f'error: worker {task} (127.0.0.1:')
         assert 'ended, hanging or out of reach' in err.splitlines()[-1]
     assert not (tmp_path / 'worker0' / 'model' / f'dcgan_toy-{STEPS}.index').exists()
-    assert_done(start_all(started, tmp_path, again, again))
-    assert_same(tmp_path, whole)
+    assert_done(start_all(started, tmp_path, resume, resume))
+    assert_same(tmp_path, undisturbed)
 
 
 @costly
-def test_what_is_left_at_the_end_is_for_worker_0(start_all, started, whole, tmp_path):
-    shutil.copytree(str(whole / 'worker0'), str(tmp_path / 'worker0'))
+def test_worker_0_completes_a_run_stopped_at_its_end(start_all, started, undisturbed, tmp_path):
+    shutil.copytree(str(undisturbed / 'worker0'), str(tmp_path / 'worker0'))
     gif = tmp_path / 'worker0' / 'samples' / 'dcgan_toy' / 'samples.gif'
     gif.unlink()
     (_, _, _), (code, out, _) = ends(start_all(started, tmp_path, *[[*RUN, '--resume']] * 2))
@@ -200,7 +190,7 @@ def test_what_is_left_at_the_end_is_for_worker_0(start_all, started, whole, tmp_
     assert code == 0 and out.endswith('nothing left to do\n')
 
 
-def test_another_setting_is_refused_by_all(start_all, started, tmp_path):
+def test_different_settings_are_refused_by_all_workers(start_all, started, tmp_path):
     for code, _, err in ends(start_all(started, tmp_path, RUN, [*RUN, '--lr', 0.0001])):
         assert code == 2
         assert err.splitlines()[-1].startswith(
@@ -208,7 +198,7 @@ def test_another_setting_is_refused_by_all(start_all, started, tmp_path):
         assert err.splitlines()[-1].endswith(', 0.0002 at worker 0')
 
 
-def test_other_photographs_are_refused_by_all(start_all, started, tmp_path):
+def test_different_images_are_refused_by_all_workers(start_all, started, tmp_path):
     for name, green in (('one', 0), ('other', 1)):
         (tmp_path / name / 'faces').mkdir(parents=True)
         for number in range(40):
@@ -223,17 +213,17 @@ def test_other_photographs_are_refused_by_all(start_all, started, tmp_path):
 
 @pytest.mark.skipif('TF115_PYTHON' not in os.environ or tf.__version__.startswith('1.'),
                     reason='TF115_PYTHON names no Python with it')
-def test_another_tensorflow_is_refused_by_all(start_all, started, tmp_path):
-    said = ends(start_all(started, tmp_path, RUN, RUN,
-                          python=(sys.executable, os.environ['TF115_PYTHON'])))
-    for (code, _, err), version, other in zip(said, ('1.15.5', tf.__version__), (1, 0)):
+def test_different_tensorflow_versions_are_refused_by_all_workers(start_all, started, tmp_path):
+    results = ends(start_all(started, tmp_path, RUN, RUN,
+                             python=(sys.executable, os.environ['TF115_PYTHON'])))
+    for (code, _, err), version, other in zip(results, ('1.15.5', tf.__version__), (1, 0)):
         assert code == 2
         assert (f'all workers need the same: TensorFlow is {version} at worker {other} (' in
                 err.splitlines()[-1])
 
 
-def test_it_answers_at_its_own_address_only(started, tmp_path):
-    cluster = addresses(2)
+def test_a_worker_answers_only_at_its_own_address(started, tmp_path):
+    cluster = free_addresses(2)
     command = [sys.executable, os.path.join(ROOT, 'train.py'), *map(str, RUN), '--cluster',
                ','.join(cluster), '--task', '0']
     process = subprocess.Popen(command, cwd=str(tmp_path), stdout=subprocess.DEVNULL,
@@ -254,8 +244,8 @@ def test_it_answers_at_its_own_address_only(started, tmp_path):
 
 
 def test_nobody_gets_in_at_another_address_while_a_server_starts(started):
-    """Two clients try at 127.0.0.2 without a pause, from before a server listens to after it."""
-    ports = [int(address.rpartition(':')[2]) for address in addresses(50)]
+    """Two clients connect to 127.0.0.2 without a pause while each server starts."""
+    ports = [int(address.rpartition(':')[2]) for address in free_addresses(50)]
     server = subprocess.Popen([sys.executable, SERVERS, *map(str, ports)], stdin=subprocess.PIPE,
                               stdout=subprocess.PIPE, universal_newlines=True, bufsize=1)
     started.append(server)
@@ -271,9 +261,9 @@ def test_nobody_gets_in_at_another_address_while_a_server_starts(started):
             with connection, contextlib.suppress(OSError):
                 answered += bool(connection.recv(1))
     assert answered == 0
-    # TensorFlow 2 reads what comes in before it starts, and obeys it then: closed is too late.
+    # TensorFlow 2 reads requests before it starts and obeys them later, so closing is too late.
     assert let_in == 0 or tf.__version__.startswith('1.')
-    # Nor do those who ask whether it lives leave anything behind.
+    # Clients that ask whether the server is alive leave no open file or connection.
     for _ in range(100):
         assert cluster._answers(('127.0.0.1', ports[-1]), 5)
     time.sleep(1)
@@ -283,7 +273,7 @@ def test_nobody_gets_in_at_another_address_while_a_server_starts(started):
 
 @contextlib.contextmanager
 def knocking(address):
-    """The list of connections that two clients make, without a pause, within the block."""
+    """Yields a list of connections that two clients make without a pause within the block."""
     over, connections = threading.Event(), []
 
     def knock():
@@ -310,9 +300,9 @@ def knocking(address):
 
 @pytest.fixture
 def start_peers(started):
-    """A function that starts cluster_peer.py as so many workers, until they do what they do."""
+    """A function that starts cluster_peer.py as several workers and waits until they are ready."""
     def start(*tasks):
-        cluster = addresses(len(tasks))
+        cluster = free_addresses(len(tasks))
         processes = [subprocess.Popen([sys.executable, PEER, what, str(number), *cluster],
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                       universal_newlines=True)
@@ -335,13 +325,13 @@ def test_a_hanging_worker_is_not_waited_for(start_peers, what, expected):
     assert ('ended, hanging or out of reach' in err) == (code == 2)
 
 
-def test_a_hanging_worker_makes_no_other_one_look_dead(start_peers):
+def test_the_error_names_the_hanging_worker(start_peers):
     first, second, _ = start_peers('reduce', 'reduce', 'stop')
-    # Who ends later may find the other one gone as well.
+    # The worker that ends later may name the other one, which has ended too.
     assert any(err.startswith('error: worker 2 (') for _, _, err in ends([first, second]))
 
 
-def test_ctrl_c_ends_the_waiting_for_a_hanging_worker(start_peers):
+def test_ctrl_c_ends_the_wait_for_a_hanging_worker(start_peers):
     first, _ = start_peers('gather', 'stop')
     time.sleep(1)
     first.send_signal(signal.SIGINT)
@@ -354,7 +344,7 @@ def test_a_busy_worker_is_waited_for_until_the_second_signal(start_peers):
     with pytest.raises(subprocess.TimeoutExpired):
         first.wait(timeout=15)
     first.send_signal(signal.SIGTERM)
-    with pytest.raises(subprocess.TimeoutExpired):      # the first one waits for the step's end
+    with pytest.raises(subprocess.TimeoutExpired):      # the first signal waits for the step's end
         first.wait(timeout=5)
     first.send_signal(signal.SIGTERM)
     began = time.time()
@@ -364,8 +354,8 @@ def test_a_busy_worker_is_waited_for_until_the_second_signal(start_peers):
 
 
 def test_a_worker_that_hangs_from_the_beginning_is_named(started, tmp_path):
-    """It answers nothing, or its server's first word and nothing more."""
-    own, other, *both = addresses(4)
+    """One worker answers nothing, the other one only the first words of a server."""
+    own, other, *both = free_addresses(4)
     for name, pair, greeting in [('mute', [own, other], b''), ('hung', both, HELLO[-9:])]:
         (tmp_path / name).mkdir()
         command = [sys.executable, os.path.join(ROOT, 'train.py'), *map(str, RUN), '--cluster',
@@ -385,19 +375,19 @@ def test_a_worker_that_hangs_from_the_beginning_is_named(started, tmp_path):
 
 
 def greet(address, greeting):
-    """Takes connections at an address, says that to each and nothing more."""
+    """Accepts connections at an address; sends the greeting to each and nothing more."""
     host, _, port = address.rpartition(':')
-    kept = []
+    connections = []
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, int(port)))
         listener.listen()
         while True:
-            kept.append(listener.accept()[0])
-            kept[-1].sendall(greeting)
+            connections.append(listener.accept()[0])
+            connections[-1].sendall(greeting)
 
 
-def test_on_resume_all_workers_are_told_the_photographs(tmp_path):
+def test_resume_of_a_cluster_needs_the_dataset(tmp_path):
     assert '--resume with --cluster: --dataset says which photographs' in refused_here(
         'train.py', '--cluster', 'a:1,b:2', '--task', 0, '--resume', cwd=tmp_path)
 
@@ -427,6 +417,6 @@ def test_bad_addresses():
 
 
 @costly
-def test_a_run_of_two_does_not_go_on_as_one(whole):
+def test_a_run_of_two_workers_does_not_continue_with_one(undisturbed):
     assert 'was trained by 2 workers, not by 1' in refused_here(
-        'train.py', '--dataset', 'toy', '--resume', cwd=whole / 'worker0')
+        'train.py', '--dataset', 'toy', '--resume', cwd=undisturbed / 'worker0')

@@ -1,4 +1,4 @@
-"""Photographs of every kind to the array, the cache, the data sets' places, the batches."""
+"""Photographs of every mode, the cache of pixels, where data sets are found, and batches."""
 import errno
 import io
 import json
@@ -38,7 +38,7 @@ def load(dataset, tmp_path, **options):
 
 # one photograph
 
-def test_the_middle_square_scaled_with_pillow_bilinear():
+def test_square_is_the_middle_scaled_with_pillow_bilinear():
     pixels = np.random.RandomState(0).randint(0, 256, (50, 80, 3)).astype(np.uint8)
     image = Image.fromarray(pixels)
     expected = image.crop((15, 0, 65, 50)).resize((16, 16), Image.BILINEAR)
@@ -48,7 +48,7 @@ def test_the_middle_square_scaled_with_pillow_bilinear():
     assert (photographs.square(image, 16, crop=500) == photographs.square(image, 16)).all()
 
 
-def test_as_the_original_scales_the_values():
+def test_values_are_scaled_as_in_the_original_program():
     values = np.arange(256, dtype=np.uint8)
     expected = (values.astype(np.float64) / 255 - 0.5) * 2
     np.testing.assert_allclose(batches.scaled(values), expected, atol=1e-7)
@@ -56,7 +56,7 @@ def test_as_the_original_scales_the_values():
 
 
 def colours_of(image, **options):
-    """The colours that an image saved and read again comes out with, corner and middle."""
+    """The colours of an image after it is saved and read: of a corner and of the middle."""
     file = io.BytesIO()
     image.save(file, **options)
     out = photographs.square(Image.open(io.BytesIO(file.getvalue())), 8)
@@ -64,7 +64,7 @@ def colours_of(image, **options):
     return out[0, 0].tolist(), out[4, 4].tolist()
 
 
-def test_every_kind_of_image_comes_out_right():
+def test_images_of_every_mode_become_rgb():
     size = (8, 8)
     assert colours_of(Image.new('L', size, 77), format='PNG')[0] == [77] * 3
     assert colours_of(Image.new('1', size, 1), format='PNG')[0] == [255] * 3
@@ -78,7 +78,7 @@ def test_every_kind_of_image_comes_out_right():
     assert np.abs(np.subtract(cmyk, RED)).max() < 8
 
 
-def test_transparency_lies_on_white():
+def test_transparency_becomes_white():
     image = Image.new('RGBA', (8, 8), RED + (255,))
     image.paste((0, 0, 0, 0), (0, 0, 4, 8))
     assert colours_of(image, format='PNG') == (list(WHITE), list(RED))
@@ -89,7 +89,7 @@ def test_transparency_lies_on_white():
     assert colours_of(half, format='PNG')[0] == [204] * 3
 
 
-def test_a_photograph_turned_by_exif_stands_upright():
+def test_exif_orientation_is_applied():
     image = Image.new('RGB', (16, 16), GREEN)
     image.paste(RED, (0, 0, 16, 8))
     for orientation, corner, opposite in ((1, (0, 0), (7, 0)), (3, (7, 0), (0, 0)),
@@ -104,7 +104,7 @@ def test_a_photograph_turned_by_exif_stands_upright():
 
 # folders
 
-def test_any_folder_recursive_and_sorted(tmp_path):
+def test_a_folder_is_read_recursively_and_sorted(tmp_path):
     folder = tmp_path / 'my faces'
     fill(folder / 'b', 2, 'png')
     fill(folder / 'a' / 'deep', 1, 'JPEG')
@@ -135,46 +135,44 @@ def test_a_linked_folder_is_entered_once(tmp_path):
     ('EMPTY', 'empty: no photographs'),
     ('lfw', 'lfw: no photographs there; python download_lfw.py fetches them'),
 ])
-def test_nothing_found(tmp_path, dataset, message):
+def test_a_dataset_without_photographs_is_named(tmp_path, dataset, message):
     (tmp_path / 'empty').mkdir()
     dataset = str(tmp_path / 'empty') if dataset == 'EMPTY' else dataset
     with pytest.raises(DataError, match=message):
         datasets.find(dataset, str(tmp_path))
 
 
-def test_too_few_for_a_batch(tmp_path):
+def test_too_few_photographs_for_a_batch_are_refused(tmp_path):
     with pytest.raises(DataError, match='3 photographs are too few: at least 4 are'):
         load(fill(tmp_path / 'faces', 3), tmp_path, at_least=4)
 
 
 def test_a_broken_photograph_is_left_out_and_named(tmp_path, capsys):
     folder = fill(tmp_path / 'faces', 199)
-    whole = (folder / 'p000.jpg').read_bytes()
-    (folder / 'broken.jpg').write_bytes(whole[:len(whole) // 2])
+    content = (folder / 'p000.jpg').read_bytes()
+    (folder / 'broken.jpg').write_bytes(content[:len(content) // 2])
     photographs = load(folder, tmp_path)
     assert len(photographs.images) == 199 and 'broken.jpg' not in photographs.names
     assert [name for name, _ in photographs.broken] == ['broken.jpg']
     assert 'left out, broken: broken.jpg (' in capsys.readouterr().err
-    assert load(folder, tmp_path).broken == photographs.broken        # told again from the cache
+    assert load(folder, tmp_path).broken == photographs.broken        # also from the cache
     assert 'left out, broken: broken.jpg (' in capsys.readouterr().err
 
 
-def test_more_than_one_percent_broken(tmp_path):
+def test_more_than_one_percent_broken_is_refused(tmp_path):
     folder = fill(tmp_path / 'faces', 97)
     for name, content in (('a.png', b''), ('b.jpg', b'GIF89a, but not really')):
         (folder / name).write_bytes(content)
     with pytest.raises(DataError, match='faces: 2 of 99 photographs are broken, more than 1'):
         load(folder, tmp_path)
-
-
-    # Such a set is not kept: once mended, it is read again.
+    # Such a set is not cached: after a repair it is read again.
     photograph().save(str(folder / 'a.png'))
     photograph().save(str(folder / 'b.jpg'))
     assert len(load(folder, tmp_path).images) == 99
 
 
 @pytest.mark.parametrize('number', [errno.EMFILE, errno.EIO])
-def test_a_machine_at_its_limits_is_no_broken_photograph(tmp_path, number):
+def test_system_errors_are_not_broken_photographs(tmp_path, number):
     source = datasets.find(str(fill(tmp_path / 'faces', 300)))
 
     def read(name):
@@ -187,7 +185,7 @@ def test_a_machine_at_its_limits_is_no_broken_photograph(tmp_path, number):
 
 # the cache
 
-def test_the_cache_is_by_the_list_of_files(tmp_path, monkeypatch, capsys):
+def test_the_cache_depends_on_the_files_and_the_crop(tmp_path, monkeypatch, capsys):
     folder = fill(tmp_path / 'faces', 3)
     first = load(folder, tmp_path)
     assert 'reading 3 photographs' in capsys.readouterr().err
@@ -198,26 +196,26 @@ def test_the_cache_is_by_the_list_of_files(tmp_path, monkeypatch, capsys):
     changed = load(folder, tmp_path)
     assert 'reading 3 photographs' in capsys.readouterr().err
     assert changed.path != first.path and changed.crc32 != first.crc32
-    assert not os.path.exists(first.path)       # of the same folder, but of other files
-    os.chmod(str(folder / 'p001.jpg'), 0o600)       # as one that could not be read before
+    assert not os.path.exists(first.path)       # the old array of the folder
+    os.chmod(str(folder / 'p001.jpg'), 0o600)       # may be readable only now
     assert load(folder, tmp_path).path != changed.path
 
 
-def test_two_runs_remove_what_is_outdated(tmp_path, monkeypatch):
+def test_two_runs_may_remove_the_same_outdated_cache(tmp_path, monkeypatch):
     folder = fill(tmp_path / 'faces', 3)
     first, remove = load(folder, tmp_path), os.remove
 
-    def after_another(path):
+    def remove_twice(path):
         remove(path)
         remove(path)
-    monkeypatch.setattr(photographs.os, 'remove', after_another)
+    monkeypatch.setattr(photographs.os, 'remove', remove_twice)
     photograph(colour=RED).save(str(folder / 'p001.jpg'))
     assert load(folder, tmp_path).crc32 != first.crc32
     assert not os.path.exists(first.path)
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'no facts', 'half facts'])
-def test_half_a_cache_is_made_anew(tmp_path, damage):
+def test_an_incomplete_cache_is_written_again(tmp_path, damage):
     folder = fill(tmp_path / 'faces', 3)
     first = load(folder, tmp_path)
     crc32, path = first.crc32, first.path
@@ -234,18 +232,18 @@ def test_half_a_cache_is_made_anew(tmp_path, damage):
     assert not [name for name in os.listdir(str(tmp_path / 'cache')) if name.endswith('.part')]
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     process = subprocess.Popen([sys.executable, '-c', ''])
     process.wait()
     cache = tmp_path / 'cache'
     cache.mkdir()
-    left = [cache / f'other-8px-crop0-0123.uint8.{host}.{pid}.part' for host, pid in [
+    leftovers = [cache / f'other-8px-crop0-0123.uint8.{host}.{pid}.part' for host, pid in [
         (socket.gethostname(), process.pid), (socket.gethostname(), os.getpid()),
         ('elsewhere', process.pid)]]
-    for path in left:
+    for path in leftovers:
         path.write_bytes(b'half')
     load(fill(tmp_path / 'faces', 3), tmp_path)
-    assert [path.exists() for path in left] == [False, True, True]
+    assert [path.exists() for path in leftovers] == [False, True, True]
 
 
 # lfw, celeba, toy
@@ -306,20 +304,21 @@ def test_a_picture_beside_the_zip_does_not_hide_it(tmp_path):
 def test_celeba_is_trained_on_its_train_part(tmp_path, capsys, name, content):
     fill(tmp_path / 'celeba' / 'img_align_celeba', 4)
     (tmp_path / 'celeba' / name).write_text(content)
-    found = {part: datasets.find('celeba', str(tmp_path), part) for part in celeba.PARTS}
-    # What the file leaves out is trained on.
+    sources = {part: datasets.find('celeba', str(tmp_path), part) for part in celeba.PARTS}
+    # Photographs without a line are trained on.
     assert capsys.readouterr().err == (f'{tmp_path / "celeba" / name}: has no line for 1 of 4 '
                                        'photographs, which are trained on\n')
-    assert {part: source.names for part, source in found.items()} == {
+    assert {part: source.names for part, source in sources.items()} == {
         'train': ['img_align_celeba/p000.jpg', 'img_align_celeba/p003.jpg'],
         'valid': ['img_align_celeba/p001.jpg'], 'test': ['img_align_celeba/p002.jpg']}
-    assert [found[part].name for part in celeba.PARTS] == ['celeba', 'celeba_valid', 'celeba_test']
-    # The parts' arrays stay side by side.
-    paths = [cache.load(source, 8, data_dir=str(tmp_path)).path for source in found.values()]
+    assert [sources[part].name for part in celeba.PARTS] == [
+        'celeba', 'celeba_valid', 'celeba_test']
+    # Each part keeps its own array.
+    paths = [cache.load(source, 8, data_dir=str(tmp_path)).path for source in sources.values()]
     assert all(os.path.exists(path) for path in paths) and len(set(paths)) == 3
 
 
-def test_a_part_that_is_not_there_is_named(tmp_path):
+def test_a_missing_part_is_named(tmp_path):
     fill(tmp_path / 'celeba', 1)
     (tmp_path / 'celeba' / 'list_eval_partition.txt').write_text('p000.jpg 1\n')
     with pytest.raises(DataError, match='none of its 1 photographs is of the part train'):
@@ -339,12 +338,12 @@ LABELS = {'txt': '3\r\nSmiling Male\r\np000.jpg  1 -1\r\np001.jpg -1  1\r\np002.
 
 
 @pytest.mark.parametrize('ending', ['txt', 'csv'])
-def test_labels_of_the_photographs_asked_for(tmp_path, ending):
+def test_labels_are_in_the_order_of_the_photographs(tmp_path, ending):
     (tmp_path / f'list_attr_celeba.{ending}').write_text(LABELS[ending])
     names, labels = celeba.read_attributes(str(tmp_path), ['a/p002.jpg', 'a/p000.jpg'])
     assert names == ['Smiling', 'Male']
     assert labels.dtype == np.int8 and labels.tolist() == [[-1, -1], [1, -1]]
-    # one is a copy
+    # Two photographs with the same name have the same labels.
     _, labels = celeba.read_attributes(str(tmp_path), ['a/p001.jpg', 'b/p001.jpg'])
     assert labels.tolist() == [[-1, 1]] * 2
 
@@ -364,7 +363,7 @@ def test_labels_that_cannot_be_read_are_named(tmp_path, content, message):
         celeba.read_attributes(str(tmp_path), ['p000.jpg'])
 
 
-def test_celeba_missing_says_which_file_and_where(tmp_path):
+def test_missing_celeba_names_the_file_and_its_folder(tmp_path):
     with pytest.raises(DataError) as error:
         datasets.find('celeba', str(tmp_path))
     assert 'img_align_celeba.zip' in str(error.value)
@@ -377,7 +376,7 @@ def test_celeba_missing_says_which_file_and_where(tmp_path):
     (b'no directory' * 9 + b'PK\x05\x06' + bytes(4) + b'\x01\x00' * 2 + bytes([50, 0, 0, 0] * 2)
      + bytes(2), 'zip is no zip archive, or only a part of one'),
 ])
-def test_celeba_zip_that_is_none(tmp_path, content, message):
+def test_an_invalid_celeba_zip_is_refused(tmp_path, content, message):
     (tmp_path / 'celeba').mkdir()
     (tmp_path / 'celeba' / 'img_align_celeba.zip').write_bytes(content)
     with pytest.raises(DataError, match=message):
@@ -388,7 +387,7 @@ def test_toy_is_the_same_everywhere(tmp_path):
     photographs = load('toy', tmp_path)
     assert photographs.images.shape == (4000, 8, 8, 3)
     assert len(np.unique(photographs.images[:].reshape(4000, -1), axis=0)) > 3990
-    # Pillow draws edges a little differently from release to release; the averages stay.
+    # Releases of Pillow draw edges a little differently; the means stay the same.
     means = photographs.images[:4].mean(axis=(1, 2))
     np.testing.assert_allclose(means, TOY_MEANS, atol=1)
 
@@ -399,7 +398,7 @@ TOY_MEANS = [[141.7, 161.1, 158.2], [124.2, 89.3, 93.8], [139.4, 108.0, 72.3],
 
 # batches
 
-def test_an_epoch_shows_every_image_once_and_each_epoch_another_order():
+def test_each_epoch_shows_every_image_once_in_a_new_order():
     images = np.arange(10).reshape(10, 1)
     epochs = [np.concatenate([batches.batch(images, 3, 7, 3 * epoch + step) for step in range(3)])
               for epoch in range(3)]

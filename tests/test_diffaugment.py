@@ -1,4 +1,4 @@
-"""DiffAugment against what it should do to each image, by numbers chosen by hand."""
+"""DiffAugment changes each image as expected; the random numbers are chosen by hand."""
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -10,7 +10,10 @@ X = np.random.RandomState(0).uniform(-1, 1, (3, 16, 16, 3)).astype(np.float32)
 
 
 def changed(monkeypatch, name, shares):
-    """(images, gradient of their sum of squares / 2) with these shares of each image's range."""
+    """(images, gradient of their sum of squares / 2), with given random numbers.
+
+    shares: from 0 to 1, a row for each random number, a column for each of the three images.
+    """
     shares = np.array(shares, np.float32).reshape(len(shares), 3, 1, 1, 1)
     monkeypatch.setattr(diffaugment, '_uniform', lambda images, count, seed: tf.constant(shares))
     with tf.Graph().as_default(), tf.Session() as sess:
@@ -41,7 +44,7 @@ def test_translation(monkeypatch):
     expected[2:, :-1] = X[2, :-2, 1:]                                 # down by 2, left by 1
     np.testing.assert_allclose(y[2], expected, atol=1e-6)
     expected = X[2].copy()
-    expected[-2:] = expected[:, :1] = 0                               # what has moved out
+    expected[-2:] = expected[:, :1] = 0                               # these pixels moved out
     np.testing.assert_allclose(gradient[2], expected, atol=1e-6)
 
 
@@ -57,7 +60,7 @@ def test_cutout(monkeypatch):
 
 
 @pytest.mark.parametrize('name', DIFFAUGMENT)
-def test_it_is_a_function_of_the_seed_and_differs_by_image(name):
+def test_changes_are_a_function_of_the_seed_and_differ_by_image(name):
     with tf.Graph().as_default(), tf.Session() as sess:
         seed = tf.placeholder(tf.int32, [2])
         y = diffaugment.apply([name], tf.constant(np.repeat(X[:1], 64, axis=0)), seed)
@@ -66,7 +69,7 @@ def test_it_is_a_function_of_the_seed_and_differs_by_image(name):
     assert len({image.tobytes() for image in first}) > 20
 
 
-def test_augmentations_draw_numbers_of_their_own(monkeypatch):
+def test_each_augmentation_has_its_own_random_numbers(monkeypatch):
     seeds, uniform = [], diffaugment._uniform
     monkeypatch.setattr(diffaugment, '_uniform', lambda images, count, seed: seeds.append(
         seed) or uniform(images, count, seed))
@@ -76,5 +79,5 @@ def test_augmentations_draw_numbers_of_their_own(monkeypatch):
     assert len(drawn) == len(DIFFAUGMENT)
 
 
-def test_its_names_are_those_of_the_option():
+def test_augmentations_are_those_of_the_option():
     assert tuple(diffaugment.AUGMENTATIONS) == DIFFAUGMENT

@@ -28,7 +28,7 @@ PROGRAMS = [os.path.relpath(path, ROOT) for folder in ('.', 'benchmarks', 'web')
 DESCRIBED_IN = {'train.py': 'options.md', 'download_lfw.py': 'options.md',
                 'generate.py': 'drawing.md', 'export.py': 'drawing.md',
                 'evaluate.py': 'evaluate.md', 'classify.py': 'evaluate.md'}
-# Options of other programs that the pages name; --seconds is that of fuzz_coverage.py, which needs
+# Options of other programs that the pages name. --seconds belongs to fuzz_coverage.py, which needs
 # atheris even for its --help.
 FOREIGN = {'--require-hashes', '--bind', '--directory', '--logdir', '--seconds'}
 OPTION = re.compile(r'(?<![\w"-])--[a-z][a-z0-9-]*')
@@ -37,11 +37,11 @@ CELL = 200              # characters: a line or two
 
 @pytest.fixture(scope='module')
 def options():
-    """{program: the options that its parser takes}; no program runs beyond its parser."""
-    found = {}
+    """{program: its options}; each program is run only up to its parser."""
+    by_program = {}
 
     def record(parser, *_):
-        found[program] = set(parser._option_string_actions)
+        by_program[program] = set(parser._option_string_actions)
         sys.exit()
 
     with pytest.MonkeyPatch.context() as patch:
@@ -50,22 +50,22 @@ def options():
         for program in PROGRAMS:
             with pytest.raises(SystemExit):
                 runpy.run_path(os.path.join(ROOT, program), run_name='__main__')
-    return found
+    return by_program
 
 
 def anchors(page):
     """The anchors of a page's headings, as GitHub makes them."""
-    found, in_code = set(), False
+    slugs, in_code = set(), False
     for line in read(page).splitlines():
         in_code ^= line.startswith('```')
         heading = re.match(r'#+ (.*)', line)
         if heading and not in_code:
             text = re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', heading[1]).strip().lower()
             slug = re.sub(r'[^\w\- ]', '', text).replace(' ', '-')
-            number = next(n for n in range(len(found) + 1) if (f'{slug}-{n}' if n else slug)
-                          not in found)
-            found.add(f'{slug}-{number}' if number else slug)
-    return found
+            number = next(n for n in range(len(slugs) + 1) if (f'{slug}-{n}' if n else slug)
+                          not in slugs)
+            slugs.add(f'{slug}-{number}' if number else slug)
+    return slugs
 
 
 def test_readme_has_at_most_13000_bytes():
@@ -73,7 +73,7 @@ def test_readme_has_at_most_13000_bytes():
 
 
 @pytest.mark.parametrize('page', PAGES)
-def test_links_and_anchors_lead_somewhere(page):
+def test_links_and_anchors_exist(page):
     text = re.sub(r'```.*?```', '', read(page), flags=re.DOTALL)
     targets = re.findall(r'\]\((?!https?://)([^)\s]+)\)', text)
     for target in targets:
@@ -89,7 +89,7 @@ def test_options_named_in_the_pages_exist(options):
 
 
 @pytest.mark.parametrize('page', PAGES)
-def test_commands_in_the_pages_use_options_of_their_program(options, page):
+def test_commands_in_the_pages_use_options_that_their_program_has(options, page):
     for program in re.findall(r'python ([\w/]+\.py)\b', read(page)):
         assert os.path.exists(os.path.join(ROOT, program)), program
     for program, rest in re.findall(r'([\w/]+\.py)\b([^`|&\n]*)', read(page)):
@@ -104,7 +104,7 @@ def test_test_files_named_in_the_pages_exist(page):
 
 
 @pytest.mark.parametrize('program', sorted(DESCRIBED_IN))
-def test_every_option_has_its_line_in_the_pages(options, program):
+def test_every_option_has_a_row_in_the_pages(options, program):
     rows = [line.split('|')[1] for line in read(f'docs/{DESCRIBED_IN[program]}').splitlines()
             if line.startswith('| `')]
     described = set(OPTION.findall(' '.join(rows)))
@@ -120,7 +120,7 @@ def test_table_cells_are_short(page):
 
 
 def messages():
-    """All texts in the programs, … for what is filled in."""
+    """All texts in the programs; … stands for the values filled in."""
     def text(node):
         if isinstance(node, ast.JoinedStr):
             return ''.join(map(text, node.values))
@@ -136,7 +136,7 @@ def messages():
             if type(node).__name__ in ('JoinedStr', 'BinOp', 'Constant', 'Str')]     # Str: 3.7's
 
 
-def test_messages_in_troubleshooting_are_those_of_the_programs():
+def test_messages_in_troubleshooting_exist_in_the_programs():
     quoted = re.findall(r'^\| `([^`]*)` \|', read('docs/troubleshooting.md'), re.MULTILINE)
     assert quoted
     known = '\n'.join(messages())

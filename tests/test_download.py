@@ -126,7 +126,7 @@ def hang(after):
 
 
 def redirect(location, body=b''):
-    """Redirects to `location`, in which {} is how many requests there have been."""
+    """Redirects to `location`; {} in it stands for the number of requests so far."""
     def step(handler):
         handler.answer(302, body, Content_Length=None,
                        Location=location.format(len(handler.server.log)))
@@ -134,7 +134,7 @@ def redirect(location, body=b''):
 
 
 def mirrors(**steps):
-    """Answers each path by a step of its own."""
+    """Answers each path with its own step."""
     return lambda handler: steps[handler.path.strip('/')](handler)
 
 
@@ -150,7 +150,7 @@ def drip(handler, pieces):
 
 
 def drip_after(count):
-    """Sends as many bytes at once and then drips; knows Range."""
+    """Sends `count` bytes at once and then drips; knows Range."""
     def step(handler):
         whole(cut=count)(handler)
         start = count + int(re.search(r'\d+', handler.headers.get('Range', '0')).group())
@@ -176,7 +176,7 @@ def server():
 
 @pytest.fixture
 def authority(server, monkeypatch):
-    """The server speaks TLS, with a certificate of this authority, which nobody knows."""
+    """Has the server speak TLS, with a certificate of this authority, which is unknown."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert('127.0.0.1').configure_cert(context)
@@ -188,7 +188,7 @@ def authority(server, monkeypatch):
 
 @pytest.fixture
 def sleeps(monkeypatch, server):
-    """Small counts, the test's archive in place of the known one; the seconds slept, not slept."""
+    """The known archive becomes the test's small one; returns the seconds that sleep was given."""
     slept = []
     clock = types.SimpleNamespace(sleep=slept.append, time=time.time,
                                   monotonic=lambda: time.monotonic() + sum(slept))
@@ -203,7 +203,7 @@ def sleeps(monkeypatch, server):
 
 @pytest.fixture
 def run(sleeps, tmp_path, capsys):
-    """run(*options) in a fresh data dir: (exit code, stdout, stderr)."""
+    """run(*options) in a new data dir; returns (exit code, stdout, stderr)."""
     def run(*options):
         code = download_lfw.main(['--data-dir', str(tmp_path / 'data'), *options])
         captured = capsys.readouterr()
@@ -248,7 +248,7 @@ def requested(server):
 
 # the download
 
-def test_downloads_unpacks_and_then_says_what_is_there(run, server, data_dir):
+def test_archive_is_downloaded_and_unpacked_once(run, server, data_dir):
     code, stdout, stderr = run()
     assert (code, stderr) == (0, '')
     assert f'lfw.tgz: downloading from {server.url}/first' in stdout
@@ -285,7 +285,7 @@ def test_server_without_range_starts_over(run, server, data_dir):
 def test_server_without_range_that_always_breaks_is_given_up(run, server, sleeps, data_dir):
     server.script = [answer(200, ARCHIVE, HALF)]
     assert_refused(run('--url', server.url), data_dir, 'connection broke', '5 attempts')
-    assert len(server.log) == 5    # only the first brought something new
+    assert len(server.log) == 5    # only the first attempt brought new bytes
     assert len(sleeps) == 4
 
 
@@ -298,33 +298,33 @@ def test_changed_file_starts_over(run, server, data_dir):
 
 
 @pytest.mark.parametrize('options', [[], ['--sha256', SHA256]])
-def test_connection_that_breaks_behind_the_last_byte(run, server, sleeps, data_dir, options):
+def test_connection_that_breaks_after_the_last_byte(run, server, sleeps, data_dir, options):
     def without_end(handler):
         handler.answer(200, b'%x\r\n%s\r\n' % (len(ARCHIVE), ARCHIVE), ETag='"one"',
                        Content_Length=None, Transfer_Encoding='chunked')
     server.script = [without_end, whole()]
     assert run(*options)[0] == 0
     assert_complete(data_dir)
-    ranges = [None, f'bytes={len(ARCHIVE)}-'] if options else [None]    # 416 where size is unknown
-    assert requested(server) == [('/first', wanted) for wanted in ranges]
+    ranges = [None, f'bytes={len(ARCHIVE)}-'] if options else [None]    # 416 if the size is unknown
+    assert requested(server) == [('/first', span) for span in ranges]
     assert len(sleeps) == 1
 
 
-def test_content_encoding_is_not_undone(run, server, data_dir):
+def test_content_encoding_is_not_decoded(run, server, data_dir):
     server.script = [answer(200, ARCHIVE, Content_Encoding='gzip')]
     assert run()[0] == 0
     assert server.log[0][1]['Accept-Encoding'] == 'identity'
     assert_complete(data_dir)
 
 
-def test_empty_answer_is_asked_again(run, server, sleeps, data_dir):
+def test_empty_answer_is_requested_again(run, server, sleeps, data_dir):
     server.script = [answer(200), whole()]
     assert run()[0] == 0
     assert requested(server) == [('/first', None)] * 2
     assert_complete(data_dir)
 
 
-def test_another_content_range_is_not_glued(run, server, data_dir):
+def test_wrong_content_range_is_not_appended(run, server, data_dir):
     wrong = answer(206, ARCHIVE, Content_Range=f'bytes 0-{len(ARCHIVE) - 1}/{len(ARCHIVE)}')
     server.script = [whole(cut=HALF), wrong, whole()]
     code, stdout, _ = run()
@@ -334,7 +334,7 @@ def test_another_content_range_is_not_glued(run, server, data_dir):
     assert requested(server)[2] == ('/first', None)
 
 
-def test_shorter_answers_than_asked_add_up(run, server, sleeps, data_dir):
+def test_short_answers_add_up(run, server, sleeps, data_dir):
     def by_parts(handler):
         start = int(re.findall(r'\d+', handler.headers['Range'])[0])
         part = ARCHIVE[start:start + 100000]
@@ -352,7 +352,7 @@ def put_partial(data_dir, content, digest=SHA256):
     (data_dir / 'lfw.tgz.part.json').write_text(json.dumps({'digest': digest}))
 
 
-def test_pieces_that_do_not_belong_together_are_fetched_again(run, server, data_dir):
+def test_pieces_that_do_not_match_are_downloaded_again(run, server, data_dir):
     put_partial(data_dir, b'x' * HALF)
     code, stdout, _ = run()
     assert code == 0
@@ -368,7 +368,7 @@ def test_partial_of_another_archive_is_not_used(run, server, data_dir):
     assert_complete(data_dir)
 
 
-def test_416_for_a_whole_but_wrong_file_and_for_a_longer_one(run, server, data_dir):
+def test_416_for_a_complete_but_wrong_file(run, server, data_dir):
     put_partial(data_dir, b'x' * len(ARCHIVE))
     assert run('--sha256', SHA256)[0] == 0    # so the size is not known
     assert requested(server) == [('/first', f'bytes={len(ARCHIVE)}-'), ('/first', None)]
@@ -400,7 +400,7 @@ def test_sha256_of_the_user_replaces_the_known_size_and_checksum(run, server, da
     assert_complete(data_dir)
 
 
-def test_404_then_the_next_mirror(run, server, sleeps, data_dir):
+def test_404_leads_to_the_next_mirror(run, server, sleeps, data_dir):
     server.script = [answer(404), whole()]
     code, stdout, stderr = run()
     assert (code, stderr) == (0, '')
@@ -410,7 +410,7 @@ def test_404_then_the_next_mirror(run, server, sleeps, data_dir):
     assert_complete(data_dir)
 
 
-def test_next_mirror_goes_on_where_the_first_broke_off(run, server, data_dir):
+def test_next_mirror_continues_the_partial_file(run, server, data_dir):
     server.script = [whole(cut=HALF), answer(403), whole(etag=None)]
     assert run()[0] == 0
     assert requested(server)[2] == ('/second', f'bytes={HALF}-')
@@ -446,14 +446,14 @@ def test_429_honours_retry_after(run, server, sleeps, data_dir, header, shortest
     assert_complete(data_dir)
 
 
-def test_nobody_answers(run, sleeps, data_dir):
+def test_no_server_answers(run, sleeps, data_dir):
     with http.server.HTTPServer(('127.0.0.1', 0), Handler) as closed:
         url = f'http://127.0.0.1:{closed.server_port}/'
     assert_refused(run('--url', url), data_dir, url, 'Connection refused', '5 attempts')
     assert len(sleeps) == 4
 
 
-def test_a_certificate_of_nobody_known_is_refused(authority, run, server, sleeps, data_dir):
+def test_a_certificate_of_an_unknown_authority_is_refused(authority, run, server, sleeps, data_dir):
     assert_refused(run('--url', server.url), data_dir, server.url, 'certificate verify failed')
     assert (server.log, sleeps) == ([], [])
 
@@ -496,7 +496,7 @@ def test_slow_drip_is_resumed(run, server, monkeypatch, sleeps, data_dir):
 
 def test_slow_drip_without_end(run, server, monkeypatch, sleeps, data_dir):
     monkeypatch.setattr(download_lfw, 'LOW_SPEED', LOW_SPEED)
-    monkeypatch.setattr(download_lfw, 'PIECE', 1)    # all that comes is kept: it is no progress
+    monkeypatch.setattr(download_lfw, 'PIECE', 1)    # all bytes are kept, which is no progress
     put_partial(data_dir, ARCHIVE[:HALF])
     server.script = [drip_after(0)] * 6 + [answer(404)]
     assert_refused(run('--url', server.url), data_dir, f'error: {server.url}: the server sends '
@@ -504,10 +504,10 @@ def test_slow_drip_without_end(run, server, monkeypatch, sleeps, data_dir):
     kept = (data_dir / 'lfw.tgz.part').read_bytes()
     assert kept == ARCHIVE[:len(kept)] and HALF < len(kept) < HALF + 500
     assert (len(server.log), len(sleeps)) == (5, 4)
-    assert all(int(wanted[6:-1]) >= HALF for _, wanted in requested(server))
+    assert all(int(span[6:-1]) >= HALF for _, span in requested(server))
 
 
-def test_slow_drip_then_the_next_mirror(run, server, monkeypatch, data_dir):
+def test_slow_drip_leads_to_the_next_mirror(run, server, monkeypatch, data_dir):
     monkeypatch.setattr(download_lfw, 'LOW_SPEED', LOW_SPEED)
     monkeypatch.setattr(download_lfw, 'ATTEMPTS', 2)
     server.script = [drip_after(HALF), drip_after(0), whole()]
@@ -540,7 +540,7 @@ def test_slow_line_is_not_cut_off(run, server, monkeypatch, sleeps, data_dir):
     start = len(ARCHIVE) - 30000
     put_partial(data_dir, ARCHIVE[:start])
 
-    def slow(handler):    # for more than twice the seconds of LOW_SPEED
+    def slow(handler):    # takes more than twice the seconds of LOW_SPEED
         whole(cut=0)(handler)
         drip(handler, (ARCHIVE[i:i + 1000] for i in range(start, len(ARCHIVE), 1000)))
     monkeypatch.setattr(download_lfw, 'LOW_SPEED', LOW_SPEED)
@@ -562,7 +562,7 @@ def test_redirect_without_end(run, server, sleeps, data_dir, location):
     assert (data_dir / 'lfw.tgz.part').read_bytes() == ARCHIVE[:HALF]
 
 
-def test_redirect_without_end_then_the_next_mirror(run, server, data_dir):
+def test_redirect_without_end_leads_to_the_next_mirror(run, server, data_dir):
     server.script = [mirrors(first=redirect('/first'), second=whole())]
     code, stdout, stderr = run()
     assert (code, stderr) == (0, '')
@@ -573,18 +573,18 @@ def test_redirect_without_end_then_the_next_mirror(run, server, data_dir):
 def test_redirect_with_a_body_without_end(run, server, data_dir):
     server.script = [mirrors(first=redirect('/second', bytes(64 << 20)), second=whole())]
     assert run()[0] == 0
-    assert server.sent < 32 << 20    # nobody reads it
+    assert server.sent < 32 << 20    # the body is not read
     assert_complete(data_dir)
 
 
 @pytest.mark.parametrize('location', ['http://[', 'http://a..b/', '\xff', 'file:///etc/passwd'])
-def test_redirect_to_nonsense(run, server, data_dir, location):
+def test_redirect_to_an_invalid_address(run, server, data_dir, location):
     server.script = [redirect(location)]
     assert_refused(run('--url', server.url), data_dir, f'error: {server.url}: ')
     assert os.listdir(str(data_dir)) == ['.lfw.lock']
 
 
-def test_html_page_instead(run, server, data_dir):
+def test_html_page_is_refused(run, server, data_dir):
     page = b'\n<!DOCTYPE html><title>Quota</title>'
     server.script = [answer(200, page)]
     assert_refused(run('--url', f'{server.url}/page'), data_dir, f'{server.url}/page',
@@ -592,13 +592,13 @@ def test_html_page_instead(run, server, data_dir):
     assert os.listdir(str(data_dir)) == ['.lfw.lock']
 
 
-def test_html_page_does_not_cost_the_bytes_there_are(run, server, data_dir):
+def test_html_page_keeps_the_partial_file(run, server, data_dir):
     server.script = [whole(cut=HALF), answer(200, b'<html>')]
     assert_refused(run('--url', server.url), data_dir, 'HTML')
     assert (data_dir / 'lfw.tgz.part').read_bytes() == ARCHIVE[:HALF]
 
 
-def test_not_a_url(run, data_dir):
+def test_an_invalid_url_is_refused(run, data_dir):
     assert_refused(run('--url', 'lfw.tgz'), data_dir, 'lfw.tgz')
 
 
@@ -652,13 +652,13 @@ def test_progress_lines_without_a_terminal(run, monkeypatch, server):
 # the archive
 
 def put_archive(data_dir, content, name='mine.tgz'):
-    """Writes an archive into the data dir; the options that name it and vouch for it."""
+    """Writes an archive into the data dir; returns the options with its path and checksum."""
     data_dir.mkdir()
     (data_dir / name).write_bytes(content)
     return ['--archive', str(data_dir / name), '--sha256', hashlib.sha256(content).hexdigest()]
 
 
-def test_archive_of_the_user_is_left_alone(run, server, data_dir):
+def test_archive_of_the_user_is_kept(run, server, data_dir):
     options = put_archive(data_dir, ARCHIVE, 'lfw.tgz')
     assert run(*options[:2])[0] == 0
     assert server.log == []
@@ -675,11 +675,11 @@ def test_archive_of_the_user_with_a_wrong_checksum(run, data_dir):
 
 @pytest.mark.parametrize('content, words', [(b'<html>', 'HTML page'), (b'', 'no gzip file'),
                                             (b'PK\3\4', 'no gzip file')])
-def test_archive_of_the_user_that_is_none(run, data_dir, content, words):
+def test_invalid_archive_of_the_user_is_refused(run, data_dir, content, words):
     assert_refused(run(*put_archive(data_dir, content)), data_dir, 'mine.tgz', words)
 
 
-def test_no_such_archive(run, data_dir):
+def test_missing_archive_is_named(run, data_dir):
     assert_refused(run('--archive', 'nowhere.tgz'), data_dir, 'nowhere.tgz', 'No such file')
 
 
@@ -823,7 +823,7 @@ def test_published_md5_of_the_deepfunneled_set(run, server, monkeypatch, data_di
     assert_complete(data_dir, 'deepfunneled')
 
 
-# what is there already
+# existing photographs
 
 def put_photographs(data_dir, names, **marker):
     for name in names:
@@ -834,7 +834,7 @@ def put_photographs(data_dir, names, **marker):
         (data_dir / 'lfw' / '.complete.json').write_text(json.dumps(marker))
 
 
-def test_whole_folder_of_the_user_is_accepted(run, server, data_dir):
+def test_complete_folder_of_the_user_is_accepted(run, server, data_dir):
     put_photographs(data_dir, PHOTOGRAPHS)
     code, stdout, stderr = run()
     assert (code, stderr, server.log) == (0, '', [])
@@ -842,7 +842,7 @@ def test_whole_folder_of_the_user_is_accepted(run, server, data_dir):
 
 
 @pytest.mark.parametrize('marker', [{}, {'variant': 'original'}])
-def test_incomplete_folder_is_left_alone(run, server, data_dir, marker):
+def test_incomplete_folder_is_refused_and_kept(run, server, data_dir, marker):
     put_photographs(data_dir, PHOTOGRAPHS[:4], **marker)
     (data_dir / 'lfw' / 'Ann_Bell' / 'Ann_Bell_0007.jpg').touch()    # empty does not count
     code, _, stderr = run()
@@ -852,7 +852,7 @@ def test_incomplete_folder_is_left_alone(run, server, data_dir, marker):
     assert (data_dir / 'lfw' / PHOTOGRAPHS[3]).read_bytes() == jpeg(PHOTOGRAPHS[3])
 
 
-def test_another_variant_is_left_alone(run, server, data_dir):
+def test_another_variant_is_refused_and_kept(run, server, data_dir):
     put_photographs(data_dir, PHOTOGRAPHS, variant='funneled')
     code, _, stderr = run()
     assert (code, server.log) == (2, [])
@@ -881,7 +881,7 @@ def test_file_in_place_of_the_data_dir(run, data_dir):
 DRIVER = '''
 import signal, sys, time
 sys.path.insert(0, {root!r})
-# A shell that runs the tests in the background has them ignore Ctrl-C.
+# A shell that runs the tests in the background makes them ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import download_lfw
 download_lfw.PHOTOGRAPHS, download_lfw.PEOPLE = 6, 3
@@ -919,7 +919,7 @@ def wait_for_size(path, size):
     (signal.SIGKILL, -signal.SIGKILL, ''),
     (signal.SIGTERM, 143, 'terminated: the same command goes on from here\n'),
     (signal.SIGINT, 130, 'interrupted: the same command goes on from here\n')])
-def test_killed_while_downloading_goes_on(run, server, data_dir, how, code, sentence):
+def test_killed_while_downloading_resumes(run, server, data_dir, how, code, sentence):
     server.script = [hang(2 << 16), whole()]
     process = start(server, data_dir)
     wait_for_size(data_dir / 'lfw.tgz.part', 2 << 16)
@@ -933,7 +933,7 @@ def test_killed_while_downloading_goes_on(run, server, data_dir, how, code, sent
     assert_complete(data_dir)
 
 
-def test_killed_while_unpacking_goes_on(run, server, data_dir):
+def test_killed_while_unpacking_resumes(run, server, data_dir):
     process = start(server, data_dir, stop=PHOTOGRAPHS[3])
     wait_for_size(data_dir / '.lfw-unpacking' / PHOTOGRAPHS[3], 60000)
     process.kill()
@@ -955,7 +955,7 @@ def test_interrupted_while_unpacking_leaves_no_folder(server, data_dir):
     assert sorted(os.listdir(str(data_dir))) == ['.lfw.lock', 'lfw.tgz.part', 'lfw.tgz.part.json']
 
 
-def test_two_at_once(run, server, data_dir):
+def test_two_at_once_are_refused(run, server, data_dir):
     server.script = [hang(2 << 16)]
     process = start(server, data_dir)
     try:
@@ -967,13 +967,12 @@ def test_two_at_once(run, server, data_dir):
         process.communicate(timeout=10)
 
 
-# its output
+# output
 
 @pytest.mark.parametrize('redirections, encoding', [
     ('', 'ascii'), ('', 'utf-8'), ('2>&-', 'utf-8'), ('<&- >&- 2>&-', 'utf-8'),
     ('2>&1 | true', 'utf-8')])
-def test_output_that_cannot_be_printed_does_not_end_a_download(server, tmp_path, redirections,
-                                                               encoding):
+def test_unprintable_output_does_not_end_a_download(server, tmp_path, redirections, encoding):
     data_dir = tmp_path / os.fsdecode(b'\xc3\xa9 \xff')       # an e with an accent; no UTF-8
     driver = driver_of(server, data_dir)
     shell = f'("$@"; echo $? > {tmp_path}/code) {redirections}'
@@ -987,7 +986,7 @@ def test_output_that_cannot_be_printed_does_not_end_a_download(server, tmp_path,
         assert f'{COUNTS} (original) are in {tmp_path}/{shown}/lfw\n' in done.stdout.decode()
 
 
-# the options
+# options
 
 @pytest.mark.parametrize('options', [
     ['--sha256', 'abc'], ['--sha256', 'g' * 64], ['--variant', 'aligned'],

@@ -1,4 +1,4 @@
-"""evaluate.py as a user runs it, on drawn faces, with a frozen graph that is made here."""
+"""evaluate.py as a user runs it, on images of the toy set, with a small frozen graph."""
 import json
 import os
 import re
@@ -21,7 +21,7 @@ FIGURES = ['swd', 'swd_32', 'swd_16', 'ms_ssim']
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    """A folder with faces, others, a network, and a run of 4 steps on the faces."""
+    """A folder with faces/, others/, network.pb, and a run of 4 steps on the faces."""
     folder = tmp_path_factory.mktemp('home')
     for name, count in (('faces', 240), ('others', 40)):
         (folder / name).mkdir()
@@ -30,7 +30,7 @@ def home(tmp_path_factory):
     run('train.py', '--dataset', 'faces', '--image-size', 32, '--batch-size', 16, '--max-steps', 4,
         '--save-every', 2, cwd=folder)
     with tf.Graph().as_default() as graph:
-        # A batch of 1, as the published network has it.
+        # A batch of 1, as in the published network.
         images = tf.placeholder(tf.float32, [1, None, None, 3], name='ExpandDims')
         tf.nn.avg_pool(images, 8, 8, 'VALID', name='pool_3')
         tf.placeholder(tf.float32, [], name='unused')
@@ -40,12 +40,13 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def here(home, monkeypatch, tmp_path):
+    """A new folder; the working folder is home."""
     monkeypatch.chdir(home)
     return tmp_path
 
 
 def evaluated(tmp_path, *arguments):
-    """What evaluate.py writes with --json; in this process."""
+    """Runs evaluate.py in this process; returns the content of its --json."""
     path = tmp_path / 'figures.json'
     assert evaluate.main(['--dataset', 'faces', '--json', str(path), '--out', str(tmp_path)]
                          + [str(a) for a in arguments]) == 0
@@ -57,6 +58,7 @@ def photographs(name='faces'):
 
 
 def refusal(capsys, *arguments):
+    """Runs evaluate.py, which must end with code 2; returns its error, one sentence."""
     with pytest.raises(SystemExit) as stop:
         evaluate.main([str(a) for a in arguments])
     err = capsys.readouterr().err
@@ -64,7 +66,7 @@ def refusal(capsys, *arguments):
     return err
 
 
-def test_all_checkpoints_with_everything(home):
+def test_all_checkpoints_are_measured_with_all_options(home):
     out, err = run('evaluate.py', '--dataset', 'faces', '--all', '--num', 100, '--sheet',
                    '--held-out', 'others', '--inception', 'network.pb', '--json', 'all.json',
                    cwd=home)
@@ -73,21 +75,21 @@ def test_all_checkpoints_with_everything(home):
     assert '100 images a side, the floor likewise; seed 0' in out
     assert 'against 40 photographs of others that it was not trained on' in out
     assert 'features: pool_3:0 of network.pb' in out
-    found = json.loads((home / 'all.json').read_text())
-    assert [(one['checkpoint'], one['step']) for one in found['checkpoints']] == [
+    report = json.loads((home / 'all.json').read_text())
+    assert [(one['checkpoint'], one['step']) for one in report['checkpoints']] == [
         ('model/dcgan_faces-2', 2), ('model/dcgan_faces-4', 4)]
     names = FIGURES + ['fid', 'kid', 'kid_deviation', 'precision', 'recall', 'copies',
                        'copies_deviation']
-    assert sorted(found['floor']) == sorted(names)
-    for one in found['checkpoints']:
+    assert sorted(report['floor']) == sorted(names)
+    for one in report['checkpoints']:
         assert sorted(one['figures']) == sorted(names)
         for name in ('swd', 'swd_32', 'swd_16', 'ms_ssim', 'fid', 'kid'):
-            assert one['figures'][name] > 1.3 * found['floor'][name], name
-        # As printed: the checkpoint's name, then a line a figure with its floor.
+            assert one['figures'][name] > 1.3 * report['floor'][name], name
+        # The output has the checkpoint's name, then a line for each figure with its floor.
         table = out[out.index(f'\n{one["checkpoint"]} '):]
         assert re.search(r'\nFréchet distance +{:.4f} +{:.4f}\n'.format(one['figures']['fid'],
-                                                          found['floor']['fid']), table)
-    protocol = found['protocol']
+                                                          report['floor']['fid']), table)
+    protocol = report['protocol']
     assert [protocol[key] for key in ('dataset', 'photographs', 'image_size', 'crop', 'resize',
                                       'images', 'floor_images', 'seed')] == [
         'faces', 240, 32, 0, 'Pillow BILINEAR', 100, 100, 0]
@@ -98,9 +100,9 @@ def test_all_checkpoints_with_everything(home):
         assert sheet.size == (6 * 32, 12 * 32)
 
 
-def test_the_figures_are_those_of_the_measures(here):
-    found = evaluated(here, '--num', 100, '--seed', 1, '--inception', 'network.pb')
-    assert found['checkpoints'][0]['checkpoint'] == 'model/dcgan_faces-4'
+def test_figures_equal_those_of_the_metrics(here):
+    report = evaluated(here, '--num', 100, '--seed', 1, '--inception', 'network.pb')
+    assert report['checkpoints'][0]['checkpoint'] == 'model/dcgan_faces-4'
     order = np.random.RandomState(1).permutation(240)
     args = evaluate.parse(['--seed', '1'])
     samples = evaluate.draw('model/dcgan_faces-4', 100, args)
@@ -108,7 +110,7 @@ def test_the_figures_are_those_of_the_measures(here):
     profiles = [metrics.swd_profile(images) for images in sets]
     features = [images.reshape(100, 4, 8, 4, 8, 3).mean(axis=(2, 4)).reshape(100, 48)
                 for images in sets]
-    for a, b, figures in ((1, 0, found['checkpoints'][0]['figures']), (1, 2, found['floor'])):
+    for a, b, figures in ((1, 0, report['checkpoints'][0]['figures']), (1, 2, report['floor'])):
         swd = metrics.swd(profiles[a], profiles[b])
         assert [figures['swd_32'], figures['swd_16']] == pytest.approx([swd[32], swd[16]],
                                                                        rel=1e-2)
@@ -123,16 +125,16 @@ def test_the_figures_are_those_of_the_measures(here):
             metrics.precision_recall(features[a], features[b]), abs=0.01)
 
 
-def test_the_photographs_are_measured_once(here, monkeypatch):
+def test_measurements_of_real_images_are_cached(here, monkeypatch):
     measured = []
     summary = evaluate.summary
 
-    def counted(images, features_of):
+    def counted(images, compute_features):
         measured.append(len(images))
-        return summary(images, features_of)
+        return summary(images, compute_features)
     monkeypatch.setattr(evaluate, 'summary', counted)
     first = evaluated(here, '--num', 20, '--seed', 2)
-    assert measured == [20, 20, 20]         # the photographs, others, the samples
+    assert measured == [20, 20, 20]         # real images, those of the floor, samples
     assert evaluated(here, '--num', 20, '--seed', 2) == first
     assert measured[3:] == [20]
     for length in (1000, 0):
@@ -152,41 +154,41 @@ def test_the_photographs_are_measured_once(here, monkeypatch):
     assert times == [3, 3, 1]
 
 
-def test_other_photographs_as_samples_are_the_floor(here, monkeypatch):
+def test_real_images_as_samples_have_the_figures_of_the_floor(here, monkeypatch):
     others = photographs()[np.random.RandomState(0).permutation(240)[120:]]
     monkeypatch.setattr(evaluate, 'draw', lambda prefix, count, args: others)
-    found = evaluated(here, '--inception', 'network.pb')
-    assert found['protocol']['images'] == 120
-    assert found['checkpoints'][0]['figures'] == pytest.approx(found['floor'], rel=1e-6)
+    report = evaluated(here, '--inception', 'network.pb')
+    assert report['protocol']['images'] == 120
+    assert report['checkpoints'][0]['figures'] == pytest.approx(report['floor'], rel=1e-6)
 
 
-def test_copies_are_seen(here, monkeypatch):
+def test_copies_of_training_images_are_detected(here, monkeypatch):
     training, new = photographs(), photographs('others')
     copies = training[np.random.RandomState(5).permutation(240)[:40], :, ::-1]
     halves = np.random.RandomState(0).permutation(40)
     for samples, share in ((copies, 1), (new, -240 / 40)):
         monkeypatch.setattr(evaluate, 'draw', lambda prefix, count, args, s=samples: s)
-        found = evaluated(here, '--num', 40, '--held-out', 'others')
-        assert found['checkpoints'][0]['figures']['copies'] == pytest.approx(share)
-        assert (found['floor']['copies'], found['floor']['copies_deviation']) == (
+        report = evaluated(here, '--num', 40, '--held-out', 'others')
+        assert report['checkpoints'][0]['figures']['copies'] == pytest.approx(share)
+        assert (report['floor']['copies'], report['floor']['copies_deviation']) == (
             metrics.copied_share(*map(metrics.thumbnails,
                                       (new[halves[:20]], training, new[halves[20:]]))))
-    assert found['protocol']['held_out'] == {'dataset': 'others', 'photographs': 40}
+    assert report['protocol']['held_out'] == {'dataset': 'others', 'photographs': 40}
 
 
-def test_the_nearest_photographs_stand_beside_a_sample(here):
+def test_sheet_shows_the_nearest_photographs_of_a_sample(here):
     images = photographs()
     samples = images[[7, 30, 4]] // 2 + 60
     samples[1] = images[30]
     sheet = evaluate.nearest_sheet(samples, images)
     assert sheet.shape == (3 * 32, 6 * 32, 3)
-    assert (sheet[:32, :32] == images[30]).all()        # the one most like a photograph
+    assert (sheet[:32, :32] == images[30]).all()        # the sample most like a photograph
     assert (sheet[:32, 32:64] == images[30]).all()
 
 
-def test_another_set_and_more_than_half_of_it(here, capsys):
-    found = evaluated(here, '--dataset', 'others', '--num', 30, '--sheet', '--raw')
-    assert (found['protocol']['images'], found['protocol']['floor_images']) == (30, 20)
+def test_another_dataset_with_more_than_half_of_its_images(here, capsys):
+    report = evaluated(here, '--dataset', 'others', '--num', 30, '--sheet', '--raw')
+    assert (report['protocol']['images'], report['protocol']['floor_images']) == (30, 20)
     out = capsys.readouterr().out
     assert '30 images a side, for the floor 20, half of them all' in out
     assert 'was trained on other photographs (faces): nothing is said of copies' in out
@@ -194,9 +196,9 @@ def test_another_set_and_more_than_half_of_it(here, capsys):
     assert evaluated(here, '--dataset', 'others')['protocol']['images'] == 20
 
 
-def test_more_images_than_there_are_photographs_are_named_first(here, capsys):
-    found = evaluated(here, '--dataset', 'others', '--num', 50000)
-    assert found['protocol']['images'] == 40
+def test_num_beyond_the_dataset_is_reported_first(here, capsys):
+    report = evaluated(here, '--dataset', 'others', '--num', 50000)
+    assert report['protocol']['images'] == 40
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == '--num 50000: others holds 40 photographs, so 40 images a side are compared'
     assert rest[0].startswith('40 photographs of others, ')
@@ -204,12 +206,12 @@ def test_more_images_than_there_are_photographs_are_named_first(here, capsys):
     assert not capsys.readouterr().out.startswith('--num')
 
 
-def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
+def test_copies_of_celeba_are_measured_with_its_other_parts(here, capsys):
     faces = here / 'celeba'
     faces.mkdir()
     for number in range(44):
         shutil.copy(f'faces/{number:03d}.png', str(faces / f'{number:06d}.png'))
-    for ending in ('.index', '.data-00000-of-00001'):       # and no settings
+    for ending in ('.index', '.data-00000-of-00001'):       # no metadata
         shutil.copy('model/dcgan_faces-4' + ending, str(here / ('dcgan_faces-4' + ending)))
     arguments = ['--dataset', 'celeba', '--data-dir', here, '--ckpt', here]
     assert 'copies' not in evaluated(here, *arguments)['floor']
@@ -220,14 +222,14 @@ def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
     assert 'copies' in evaluated(here, *arguments)['floor']
     with open(str(faces / 'list_eval_partition.txt'), 'a') as f:
         f.write(''.join(f'{number:06d}.png 1\n' for number in range(32, 44)))
-    found = evaluated(here, *arguments)
-    # The valid part is what samples would be that are no copies.
+    report = evaluated(here, *arguments)
+    # The floor takes the valid part for samples that are no copies.
     sources = [datasets.find('celeba', str(here), part) for part in ('valid', 'train', 'test')]
     parts = [metrics.thumbnails(cache.load(source, 32, 178, str(here), 8).images)
              for source in sources]
-    assert found['floor']['copies'] == metrics.copied_share(*parts)[0]
-    assert found['protocol']['photographs'] == 20 and found['protocol']['crop'] == 178
-    assert found['protocol']['held_out'] == {'dataset': 'celeba_test', 'photographs': 12}
+    assert report['floor']['copies'] == metrics.copied_share(*parts)[0]
+    assert report['protocol']['photographs'] == 20 and report['protocol']['crop'] == 178
+    assert report['protocol']['held_out'] == {'dataset': 'celeba_test', 'photographs': 12}
 
 
 @pytest.mark.parametrize('arguments, message', [
@@ -249,33 +251,33 @@ def test_celeba_has_a_part_of_its_own_for_copies(here, capsys):
     (['--inception', 'network.pb', '--output', 'pool_3:7'], '--inception network.pb: '),
     (['--ckpt', os.path.join(ROOT, 'model', 'dcgan_lfw'), '--all'], 'belongs to no run'),
 ])
-def test_what_evaluate_refuses(here, capsys, home, arguments, message):
+def test_invalid_options_are_refused(here, capsys, home, arguments, message):
     (home / 'all.txt').write_text('a page that says that the file has moved')
     (home / 'half.pb').write_bytes((home / 'network.pb').read_bytes()[:-40])
     arguments = arguments if '--dataset' in arguments else ['--dataset', 'faces'] + arguments
     assert message in refusal(capsys, *arguments)
 
 
-def test_what_a_checkpoint_was_trained_on_is_the_default(here, capsys):
+def test_the_default_dataset_is_that_of_the_checkpoint(here, capsys):
     evaluate.main(['--num', '20', '--out', str(here / 'pictures')])
     assert capsys.readouterr().out.startswith('240 photographs of faces, ')
-    assert not (here / 'pictures').exists()     # nothing goes there
+    assert not (here / 'pictures').exists()     # nothing is written there
 
 
-def test_the_place_of_the_figures_is_tried_first(here, capsys, monkeypatch):
+def test_the_place_of_the_figures_is_checked_first(here, capsys, monkeypatch):
     monkeypatch.setattr(evaluate, 'draw', None)
     (here / 'file').write_text('')
-    for path, of in ((here / 'file' / 'figures.json', here / 'file'), (here, here)):
-        assert f'error: {of}: ' in refusal(capsys, '--dataset', 'faces', '--json', path)
+    for path, place in ((here / 'file' / 'figures.json', here / 'file'), (here, here)):
+        assert f'error: {place}: ' in refusal(capsys, '--dataset', 'faces', '--json', path)
     assert '-4.json: is the settings of a checkpoint' in refusal(
         capsys, '--dataset', 'faces', '--json', 'model/dcgan_faces-4.json')
-    made = here / 'new' / 'figures.json'
-    assert 'has no fc' in refusal(capsys, '--dataset', 'faces', '--json', made, '--inception',
+    path = here / 'new' / 'figures.json'
+    assert 'has no fc' in refusal(capsys, '--dataset', 'faces', '--json', path, '--inception',
                                   'network.pb', '--output', 'fc')
-    assert os.listdir(str(made.parent)) == []
+    assert os.listdir(str(path.parent)) == []
 
 
-def test_figures_so_far_outlast_a_stop(here, monkeypatch):
+def test_figures_measured_before_an_interrupt_are_kept(here, monkeypatch):
     draw = evaluate.draw
 
     def stopped(prefix, count, args):
@@ -285,26 +287,26 @@ def test_figures_so_far_outlast_a_stop(here, monkeypatch):
     monkeypatch.setattr(evaluate, 'draw', stopped)
     path = here / 'figures.json'
     assert evaluate.main(['--all', '--num', '20', '--json', str(path)]) == 130
-    found = json.loads(path.read_text())['checkpoints']
-    assert [one['step'] for one in found] == [2]
+    report = json.loads(path.read_text())
+    assert [one['step'] for one in report['checkpoints']] == [2]
 
 
-def test_a_run_without_settings_has_its_steps(here):
+def test_all_finds_the_steps_of_a_run_without_metadata(here):
     for step in (2, 4):
         for ending in ('.index', '.data-00000-of-00001'):
             name = f'dcgan_faces-{step}{ending}'
             shutil.copy(os.path.join('model', name), str(here / name))
-    found = evaluated(here, '--ckpt', here / 'dcgan_faces-2', '--all', '--num', 20, '--sheet')
-    assert [one['step'] for one in found['checkpoints']] == [2, 4]
-    assert (here / 'nearest_dcgan_faces-4.png').exists()        # whose samples it shows
+    report = evaluated(here, '--ckpt', here / 'dcgan_faces-2', '--all', '--num', 20, '--sheet')
+    assert [one['step'] for one in report['checkpoints']] == [2, 4]
+    assert (here / 'nearest_dcgan_faces-4.png').exists()        # of the last checkpoint
 
 
-def test_of_a_run_what_is_damaged_is_left_out(here, capsys):
+def test_damaged_checkpoints_of_a_run_are_skipped(here, capsys):
     shutil.copytree('model', str(here / 'model'))
     with open(str(here / 'model' / 'dcgan_faces-2.data-00000-of-00001'), 'r+b') as f:
         f.truncate(1000)
-    found = evaluated(here, '--ckpt', here / 'model', '--all', '--num', 20)
-    assert [one['step'] for one in found['checkpoints']] == [4]
+    report = evaluated(here, '--ckpt', here / 'model', '--all', '--num', 20)
+    assert [one['step'] for one in report['checkpoints']] == [4]
     assert 'dcgan_faces-2: is damaged' in capsys.readouterr().err
     os.remove(str(here / 'model' / 'dcgan_faces-2.index'))
     os.truncate(str(here / 'model' / 'dcgan_faces-4.data-00000-of-00001'), 1000)
@@ -312,17 +314,17 @@ def test_of_a_run_what_is_damaged_is_left_out(here, capsys):
                                                   '--dataset', 'faces')
 
 
-def test_a_network_of_ours_needs_no_names(here):
+def test_a_network_of_classify_needs_no_tensor_names(here):
     with open('network.pb', 'rb') as f:
         frozen = tf.GraphDef.FromString(f.read())
     for node in frozen.node:
         node.name = {'ExpandDims': 'images', 'pool_3': 'features'}.get(node.name, node.name)
         node.input[:] = ['images' if name == 'ExpandDims' else name for name in node.input]
     (here / 'ours.pb').write_bytes(frozen.SerializeToString())
-    found, same = (evaluated(here, '--num', 20, '--inception', network)
+    ours, other = (evaluated(here, '--num', 20, '--inception', network)
                    for network in (here / 'ours.pb', 'network.pb'))
-    assert found['checkpoints'] == same['checkpoints']
-    assert (found['protocol']['network']['output'], same['protocol']['network']['output']) == (
+    assert ours['checkpoints'] == other['checkpoints']
+    assert (ours['protocol']['network']['output'], other['protocol']['network']['output']) == (
         'features:0', 'pool_3:0')
 
 
@@ -348,7 +350,7 @@ def test_a_network_that_gives_no_features_is_named(here, capsys, features_of, me
     assert err.startswith('error: --inception ') and message in err
 
 
-def test_too_few_photographs(here, capsys):
+def test_too_few_photographs_are_refused(here, capsys):
     (here / 'few').mkdir()
     for number in range(15):
         Image.new('RGB', (32, 32)).save(str(here / 'few' / f'{number}.png'))
@@ -361,6 +363,6 @@ def test_help_says_where_the_network_is(home):
     out, _ = run('evaluate.py', '--help', cwd=home)
     assert 'inception-2015-12-05.tgz' in out
     assert 'no checkpoint in this folder' in refused('evaluate.py', '--ckpt', '.', cwd=home)
-    # Both answer at once: TensorFlow is imported after them.
+    # Both are quick, because TensorFlow is imported later.
     subprocess.check_call([sys.executable, '-c', 'import evaluate, sys; '
                            'sys.exit("tensorflow" in sys.modules)'], cwd=ROOT)

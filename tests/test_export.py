@@ -1,4 +1,4 @@
-"""What export.py writes draws as the checkpoint does, and what doesn't never takes its place."""
+"""export.py: each format draws as the checkpoint does; a wrong export replaces nothing."""
 import json
 import os
 import re
@@ -12,20 +12,17 @@ import tensorflow.compat.v1 as tf
 import export
 import models
 import sampler
+from attribute_generator import NAMES, SIZE, Z_DIM
+from conftest import TF1
 from dcgan import checkpoint, session
-from dcgan.files import write_json
 from running import TINY, refused, run
 
-OLD = tf.__version__.startswith('1.')
-NAMES, SIZE, Z, WIDTH = ['Red', 'Light'], 48, 20, 3
-
-
-if not OLD:
+if not TF1:
     import onnx  # noqa: F401  without it half of these tests would be skipped
     import onnxruntime  # noqa: F401
 
-onnx_only = pytest.mark.skipif(OLD, reason='no onnx for Python 3.7')
-lite_only = pytest.mark.skipif(OLD, reason='TensorFlow 1.15 converts no such network')
+onnx_only = pytest.mark.skipif(TF1, reason='no onnx for Python 3.7')
+lite_only = pytest.mark.skipif(TF1, reason='TensorFlow 1.15 converts no such network')
 FORMATS = ['savedmodel', pytest.param('onnx', marks=onnx_only),
            pytest.param('tflite', marks=lite_only)]
 SINGLE_FILES = FORMATS[1:]
@@ -34,44 +31,13 @@ pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')      # tf.lite.In
 
 @pytest.fixture(autouse=True)
 def same_devices(monkeypatch):
-    """What export.py sets for its own process ends with the test."""
+    """Restores the variable that export.py sets for its process."""
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
 
 
-@pytest.fixture(scope='module')
-def asked(tmp_path_factory):
-    """A generator of 48x48 that knows two attributes, with an average that draws otherwise.
-
-    Every number is drawn by chance: one that is missed or taken for another shows.
-    """
-    prefix = str(tmp_path_factory.mktemp('asked') / 'dcgan_celeba-7')
-    rng = np.random.RandomState(0)
-    with tf.Graph().as_default() as graph, tf.Session() as sess:
-        models.generator(tf.placeholder(tf.float32, [None, Z]), False, SIZE, WIDTH,
-                         labels=tf.placeholder(tf.float32, [None, len(NAMES)]))
-        variables = checkpoint.variables_by_name(tf.global_variables())
-        saved = {}
-        for ending in ('', checkpoint.EMA_SUFFIX):
-            for name, variable in variables.items():
-                shape = variable.shape.as_list()
-                value = (rng.uniform(0.5, 2, shape) if name.endswith('variance') else
-                         rng.normal(0, 0.2, shape))
-                saved[name + ending] = tf.get_variable(f'saved{len(saved)}',
-                                                       initializer=value.astype(np.float32))
-        sess.run(tf.variables_initializer(list(saved.values())))
-        tf.train.Saver(saved).save(sess, prefix, write_meta_graph=False)
-        assert graph.get_tensor_by_name('generator/g/Tanh:0').shape.as_list()[1:] == [48, 48, 3]
-    write_json(prefix + '.json', {
-        'settings': {'attributes': NAMES, 'dataset': 'toy', 'crop': 0},
-        'data': {'dataset': 'toy', 'photographs': 9, 'crc32': 1},
-        'step': 7, 'epoch': 1.0,
-        'labels': ['+-', '--', '-+']})
-    return prefix
-
-
 def drawn(prefix, feeds, averaged):
-    """Images by a session of the test's own."""
-    size, z, width, _ = checkpoint.read_generator(prefix)
+    """Images of a checkpoint, drawn by a session of the tests; averaged: with the EMA weights."""
+    size, _, width, _ = checkpoint.read_generator(prefix)
     with tf.Graph().as_default(), tf.Session() as sess:
         inputs = {name: tf.placeholder(tf.float32, [None, value.shape[1]])
                   for name, value in feeds[0].items()}
@@ -81,16 +47,18 @@ def drawn(prefix, feeds, averaged):
         return [sess.run(images, {inputs[name]: feed[name] for name in feed}) for feed in feeds]
 
 
-def batches(z, labels=0):
+def batches(z_dim, labels=0):
+    """Yields feeds of 7, 1 and 2 images, with so many labels."""
     rng = np.random.RandomState(5)
     for count in (7, 1, 2):
-        feed = {'noise': rng.uniform(-1, 1, (count, z))}
+        feed = {'noise': rng.uniform(-1, 1, (count, z_dim))}
         if labels:
             feed['labels'] = rng.choice([-1, 1], (count, labels))
         yield {name: value.astype(np.float32) for name, value in feed.items()}
 
 
 def gap(a, b):
+    """The largest difference between two lists of images."""
     return max(np.abs(x - y).max() for x, y in zip(a, b))
 
 
@@ -99,7 +67,7 @@ def write(format_, out, *options, ckpt=TINY):
 
 
 @pytest.mark.parametrize('out', ['g', './g', 'sub//g', os.path.join('{}', 'g')])
-def test_an_export_again_in_the_same_place_is_whole(out, tmp_path, monkeypatch):
+def test_a_second_export_to_the_same_place_is_complete(out, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = out.format(tmp_path)
     for _ in range(2):
@@ -109,7 +77,7 @@ def test_an_export_again_in_the_same_place_is_whole(out, tmp_path, monkeypatch):
 
 
 def failed(capsys, *arguments, **named):
-    """The one sentence that export.py ends with."""
+    """Runs export.py, which must end with code 2; returns its error, one sentence."""
     with pytest.raises(SystemExit) as stop:
         write(*arguments, **named)
     err = capsys.readouterr().err
@@ -118,14 +86,14 @@ def failed(capsys, *arguments, **named):
 
 
 @pytest.mark.parametrize('format_', FORMATS)
-def test_what_is_written_draws_as_the_checkpoint_does(format_, tmp_path, monkeypatch, capsys):
+def test_a_written_export_draws_as_the_checkpoint(format_, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert write(format_, os.path.join('sub', 'g')) == 0
-    said = capsys.readouterr().out
+    out = capsys.readouterr().out
     assert re.match(r"sub/g: 0\.[12] MB, images differ from the checkpoint's by at most "
-                    r'\d\.\de[-+]\d\d of \[-1, 1\]$', said)
-    beside = ['g'] if format_ == 'savedmodel' else ['g', 'g.json']
-    assert sorted(os.listdir(str(tmp_path / 'sub'))) == beside
+                    r'\d\.\de[-+]\d\d of \[-1, 1\]$', out)
+    names = ['g'] if format_ == 'savedmodel' else ['g', 'g.json']
+    assert sorted(os.listdir(str(tmp_path / 'sub'))) == names
     feeds = list(batches(100))
     images = export.FORMATS[format_][1](str(tmp_path / 'sub' / 'g'), feeds)
     assert [array.shape for array in images] == [(n, 64, 64, 3) for n in (7, 1, 2)]
@@ -135,32 +103,32 @@ def test_what_is_written_draws_as_the_checkpoint_does(format_, tmp_path, monkeyp
 
 @pytest.mark.parametrize('raw', [False, True])
 @pytest.mark.parametrize('format_', FORMATS)
-def test_averages_and_labels(format_, raw, asked, tmp_path):
+def test_ema_weights_and_labels_are_exported(format_, raw, attribute_checkpoint, tmp_path):
     path = str(tmp_path / 'g')
-    write(format_, path, *(['--raw'] if raw else []), ckpt=asked)
-    feeds = list(batches(Z, len(NAMES)))
+    write(format_, path, *(['--raw'] if raw else []), ckpt=attribute_checkpoint)
+    feeds = list(batches(Z_DIM, len(NAMES)))
     images = export.FORMATS[format_][1](path, feeds)
-    assert gap(images, drawn(asked, feeds, averaged=not raw)) < 1e-5
-    assert gap(images, drawn(asked, feeds, averaged=raw)) > 0.1
+    assert gap(images, drawn(attribute_checkpoint, feeds, averaged=not raw)) < 1e-5
+    assert gap(images, drawn(attribute_checkpoint, feeds, averaged=raw)) > 0.1
     others = [dict(feed, labels=-feed['labels']) for feed in feeds]
     assert gap(images, export.FORMATS[format_][1](path, others)) > 0.1
 
-    beside = 'g/assets.extra/generator.json' if format_ == 'savedmodel' else 'g.json'
-    known = json.loads((tmp_path / beside).read_text())
-    assert known == {'checkpoint': 'dcgan_celeba-7', 'averaged': not raw, 'image_size': SIZE,
-                     'z_dim': Z, 'attributes': NAMES, 'labels': ['+-', '--', '-+']}
+    metadata = 'g/assets.extra/generator.json' if format_ == 'savedmodel' else 'g.json'
+    details = json.loads((tmp_path / metadata).read_text())
+    assert details == {'checkpoint': 'dcgan_celeba-7', 'averaged': not raw, 'image_size': SIZE,
+                       'z_dim': Z_DIM, 'attributes': NAMES, 'labels': ['+-', '--', '-+']}
     if format_ == 'onnx':
         import onnx
         model = onnx.load(path)
         assert {prop.key: prop.value if prop.key == 'checkpoint' else json.loads(prop.value)
-                for prop in model.metadata_props} == known
+                for prop in model.metadata_props} == details
         assert [(value.name, [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim])
                 for value in [*model.graph.input, *model.graph.output]] == [
-            ('noise', ['n', Z]), ('labels', ['n', 2]), ('images', ['n', SIZE, SIZE, 3])]
+            ('noise', ['n', Z_DIM]), ('labels', ['n', 2]), ('images', ['n', SIZE, SIZE, 3])]
 
 
 @pytest.mark.parametrize('format_', SINGLE_FILES)
-def test_half_the_size_for_less_than_a_grey_level(format_, tmp_path):
+def test_float16_halves_the_size_within_a_grey_level(format_, tmp_path):
     sizes = {}
     for weights in ('float32', 'float16'):
         path = str(tmp_path / weights)
@@ -169,38 +137,38 @@ def test_half_the_size_for_less_than_a_grey_level(format_, tmp_path):
     assert sizes['float16'] < 0.6 * sizes['float32']
     feeds = list(batches(100))
     images = export.FORMATS[format_][1](path, feeds)
-    wanted = drawn(TINY, feeds, averaged=False)
-    assert gap(images, wanted) > 1e-5
-    assert np.mean([(np.abs(a - b) <= 2 / 255).mean() for a, b in zip(images, wanted)]) > 0.999
+    expected = drawn(TINY, feeds, averaged=False)
+    assert gap(images, expected) > 1e-5
+    assert np.mean([(np.abs(a - b) <= 2 / 255).mean() for a, b in zip(images, expected)]) > 0.999
     assert images[0].dtype == np.float32
 
 
 def spoil(monkeypatch, format_, by):
-    """Adds to one number of the last layer's bias before the format's function writes."""
-    right, draw = export.FORMATS[format_]
+    """Has the format's function write a wrong network: adds `by` to a bias of the last layer."""
+    write_right, draw = export.FORMATS[format_]
 
-    def wrong(generator, path, weights):
+    def write_wrong(generator, path, weights):
         with generator.sess.graph.as_default():
             bias, = tf.global_variables('generator/g/bias:')
             generator.sess.run(bias.assign_add([0, by, 0]))
-        right(generator, path, weights)
-    monkeypatch.setitem(export.FORMATS, format_, (wrong, draw))
+        write_right(generator, path, weights)
+    monkeypatch.setitem(export.FORMATS, format_, (write_wrong, draw))
 
 
 @pytest.mark.parametrize('format_', FORMATS)
-def test_a_wrong_one_is_not_written(format_, tmp_path, monkeypatch, capsys):
+def test_a_wrong_export_is_not_written(format_, tmp_path, monkeypatch, capsys):
     spoil(monkeypatch, format_, 1e-4)
     message = failed(capsys, format_, tmp_path / 'g')
     assert f'--out {tmp_path / "g"}: not written, since its images differ' in message
     assert 'by more than 1.0e-05' in message
     assert os.listdir(str(tmp_path)) == []
-    # What is not finite differs from everything.
+    # A value that is not finite differs from every value.
     spoil(monkeypatch, format_, float('nan'))
     assert 'by up to nan' in failed(capsys, format_, tmp_path / 'g')
 
 
 @pytest.mark.parametrize('format_', SINGLE_FILES)
-def test_float16_has_its_limit_too(format_, tmp_path, monkeypatch, capsys):
+def test_float16_exports_have_a_limit_too(format_, tmp_path, monkeypatch, capsys):
     spoil(monkeypatch, format_, 1e-3)
     write(format_, tmp_path / 'g', '--weights', 'float16')
     before = (tmp_path / 'g').read_bytes()
@@ -210,7 +178,7 @@ def test_float16_has_its_limit_too(format_, tmp_path, monkeypatch, capsys):
     assert (tmp_path / 'g').read_bytes() == before
 
 
-def test_another_shape_is_another_image():
+def test_images_of_another_shape_are_refused():
     args = export.parse(['--format', 'onnx', '--out', 'g'])
     images = np.zeros([7, 32, 32, 3], np.float32)
     assert export.compare([images], [images], args) == 0
@@ -219,21 +187,21 @@ def test_another_shape_is_another_image():
 
 
 @pytest.mark.parametrize('format_', FORMATS)
-def test_what_is_there_is_replaced_by_what_passed_only(format_, asked, tmp_path, monkeypatch,
-                                                       capsys):
+def test_only_a_correct_export_replaces_the_old_one(format_, attribute_checkpoint, tmp_path,
+                                                    monkeypatch, capsys):
     path = tmp_path / 'g'
-    write(format_, path, ckpt=asked)
+    write(format_, path, ckpt=attribute_checkpoint)
     write(format_, path)
-    found = sorted(os.listdir(str(tmp_path)))
-    assert found == (['g'] if format_ == 'savedmodel' else ['g', 'g.json'])
+    names = sorted(os.listdir(str(tmp_path)))
+    assert names == (['g'] if format_ == 'savedmodel' else ['g', 'g.json'])
     spoil(monkeypatch, format_, 1e-3)
-    failed(capsys, format_, path, ckpt=asked)
-    assert sorted(os.listdir(str(tmp_path))) == found
+    failed(capsys, format_, path, ckpt=attribute_checkpoint)
+    assert sorted(os.listdir(str(tmp_path))) == names
     feeds = list(batches(100))
     assert gap(export.FORMATS[format_][1](str(path), feeds), drawn(TINY, feeds, False)) < 1e-5
 
 
-def test_places_that_are_refused(tmp_path, monkeypatch, capsys):
+def test_impossible_places_are_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / 'file').write_text('mine')
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'folder' / 'thesis.txt').write_text('mine')
@@ -265,7 +233,7 @@ def test_places_that_are_refused(tmp_path, monkeypatch, capsys):
                                                  'package.json']
 
 
-def test_a_disk_that_is_full_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_in_one_sentence(tmp_path, monkeypatch, capsys):
     def full(generator, path, weights):
         raise OSError(28, 'No space left on device')
     monkeypatch.setitem(export.FORMATS, 'savedmodel', (full, None))
@@ -279,7 +247,7 @@ def test_a_missing_package_is_named(package, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
     message = failed(capsys, 'onnx', tmp_path / 'g')
     assert '--format onnx: ' in message and 'pip install onnx onnxruntime' in message
-    if not OLD:
+    if not TF1:
         assert package in message.split(';')[0]
 
 
@@ -293,7 +261,7 @@ def test_a_missing_package_is_named(package, tmp_path, monkeypatch, capsys):
     (['--format', 'savedmodel', '--ckpt', 'nowhere', '--out', 'g'],
      '--ckpt nowhere: no checkpoint there'),
 ])
-def test_options_that_are_refused(arguments, message, tmp_path, monkeypatch, capsys):
+def test_invalid_options_are_refused(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         export.main(arguments)
@@ -302,9 +270,9 @@ def test_options_that_are_refused(arguments, message, tmp_path, monkeypatch, cap
     assert message in err and os.listdir(str(tmp_path)) == []
 
 
-def test_as_a_user_runs_it(tmp_path):
+def test_export_runs_as_a_program(tmp_path):
     shutil.copytree(os.path.dirname(TINY), str(tmp_path / 'model'))
-    if OLD:
+    if TF1:
         assert "1.15.5 can't convert this network; TensorFlow 2 can" in refused(
             'export.py', '--format', 'tflite', '--out', 'g.tflite', cwd=tmp_path)
         return
@@ -312,8 +280,8 @@ def test_as_a_user_runs_it(tmp_path):
     assert out.startswith('g.tflite: 0.1 MB') and err == ''
 
 
-def test_a_saved_model_serves_tensorflow_2(tmp_path):
-    if OLD:
+def test_tensorflow_2_draws_from_a_savedmodel(tmp_path):
+    if TF1:
         pytest.skip('TensorFlow 1.15')
     write('savedmodel', tmp_path / 'g')
     feed = next(batches(100))
@@ -327,12 +295,12 @@ def test_a_saved_model_serves_tensorflow_2(tmp_path):
     assert gap([images], drawn(TINY, [feed], averaged=False)) < 1e-5
 
 
-def test_plain_kernels_are_what_other_runtimes_know(monkeypatch):
+def test_plain_graphs_have_only_standard_convolutions(monkeypatch):
     monkeypatch.setattr(session, 'has_onednn', lambda: True)
-    kinds = {}
+    op_types = {}
     for plain in (False, True):
         with sampler.Sampler(TINY, plain=plain) as generator:
-            kinds[plain] = [op.type for op in generator.sess.graph.get_operations()]
-    assert kinds[True].count('Conv2DBackpropInput') == 4 > kinds[False].count(
+            op_types[plain] = [op.type for op in generator.sess.graph.get_operations()]
+    assert op_types[True].count('Conv2DBackpropInput') == 4 > op_types[False].count(
         'Conv2DBackpropInput')
-    assert 'IdentityN' not in kinds[True]
+    assert 'IdentityN' not in op_types[True]

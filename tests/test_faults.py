@@ -1,6 +1,6 @@
-"""What a run survives: being killed, damaged checkpoints, a second run, a full disk.
+"""Faults that a run survives: kills, damaged checkpoints, a second run, a full disk.
 
-    RUNS=7 python -m pytest tests/test_faults.py -k "killed_run or random_moments"     more of them
+    RUNS=7 python -m pytest tests/test_faults.py -k "killed_run or random_moments"     more runs
 """
 import contextlib
 import errno
@@ -20,7 +20,7 @@ import tensorflow.compat.v1 as tf
 import export
 import train
 from conftest import ROOT, costly
-from dcgan import checkpoint, files, recorder, run_dir
+from dcgan import checkpoint, datasets, files, run_dir
 from running import TOY, refused, refused_here, rows, run, run_here, started, tensors
 
 SEEDS = range(int(os.environ.get('RUNS', '1')))
@@ -28,7 +28,7 @@ SEEDS = range(int(os.environ.get('RUNS', '1')))
 
 @pytest.fixture(scope='module')
 def command(tmp_path_factory):
-    """A run, its photographs decoded once for all tests."""
+    """The command of a run; its images are decoded once for all tests."""
     return ['train.py', *TOY, '--data-dir', tmp_path_factory.mktemp('datasets'), '--max-steps', 12,
             '--log-every', 1, '--save-every', 4, '--sample-every', 3, '--recipe', 'best',
             '--fused-step', '--precision', 'auto', '--diffaugment', 'color', '--deterministic',
@@ -36,49 +36,52 @@ def command(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def whole(command, tmp_path_factory):
-    """The folder of a run that nothing happened to."""
-    home = tmp_path_factory.mktemp('whole')
+def undisturbed(command, tmp_path_factory):
+    """The folder of an undisturbed run."""
+    home = tmp_path_factory.mktemp('undisturbed')
     run(*command, cwd=home)
     return home
 
 
 @pytest.fixture
-def another(whole, tmp_path):
-    """A copy of it."""
+def run_copy(undisturbed, tmp_path):
+    """A copy of the undisturbed run."""
     for folder in ('model', 'samples'):
-        shutil.copytree(str(whole / folder), str(tmp_path / folder))
+        shutil.copytree(str(undisturbed / folder), str(tmp_path / folder))
     return tmp_path
 
 
-def assert_same_run(home, whole):
+def assert_same_run(home, undisturbed):
+    """The last two checkpoints, tables, sheets and names of files are equal to the bit."""
     for step in (8, 12):
-        mine, theirs = (tensors(folder / 'model' / f'dcgan_toy-{step}') for folder in (home, whole))
-        assert sorted(mine) == sorted(theirs)
-        for name, value in theirs.items():
-            assert mine[name].tobytes() == value.tobytes(), name
+        actual, expected = (tensors(folder / 'model' / f'dcgan_toy-{step}')
+                            for folder in (home, undisturbed))
+        assert sorted(actual) == sorted(expected)
+        for name, value in expected.items():
+            assert actual[name].tobytes() == value.tobytes(), name
     for table in ('loss.csv', 'quality.csv'):
-        mine, theirs = ([{key: value for key, value in row.items() if key != 'seconds'}
-                         for row in rows(folder / 'samples' / 'dcgan_toy' / table)]
-                        for folder in (home, whole))
-        assert mine == theirs
-    sheets, others = ({name: (folder / 'samples' / 'dcgan_toy' / name).read_bytes()
-                       for name in os.listdir(str(folder / 'samples' / 'dcgan_toy'))
-                       if name.endswith(('.png', '.gif')) and name != 'loss.png'}
-                      for folder in (home, whole))
-    assert sheets == others
-    assert sorted(os.listdir(str(home / 'model'))) == sorted(os.listdir(str(whole / 'model')))
-    best, others = (os.listdir(str(folder / 'model' / 'best')) for folder in (home, whole))
-    assert sorted(best) == sorted(others)
+        actual, expected = ([{key: value for key, value in row.items() if key != 'seconds'}
+                             for row in rows(folder / 'samples' / 'dcgan_toy' / table)]
+                            for folder in (home, undisturbed))
+        assert actual == expected
+    actual, expected = ({name: (folder / 'samples' / 'dcgan_toy' / name).read_bytes()
+                         for name in os.listdir(str(folder / 'samples' / 'dcgan_toy'))
+                         if name.endswith(('.png', '.gif')) and name != 'loss.png'}
+                        for folder in (home, undisturbed))
+    assert actual == expected
+    assert sorted(os.listdir(str(home / 'model'))) == sorted(os.listdir(str(undisturbed / 'model')))
+    actual, expected = (os.listdir(str(folder / 'model' / 'best'))
+                        for folder in (home, undisturbed))
+    assert sorted(actual) == sorted(expected)
 
 
 @costly
 @pytest.mark.parametrize('seed', SEEDS)
-def test_a_killed_run_ends_as_if_it_had_not_been(command, whole, tmp_path, seed):
+def test_a_killed_run_resumes_bit_identically(command, undisturbed, tmp_path, seed):
     chance = random.Random(seed)
     killed = 0
     for number, first in enumerate((1, 5, 9)):
-        # In a step or after one, while a checkpoint is written, measured or the GIF is made; or
+        # In or after a step, while a checkpoint is written or measured, while the GIF is made, or
         # while the graph is built.
         after = first + chance.randint(0, 3)
         with started(*command, cwd=tmp_path) as process:
@@ -91,18 +94,19 @@ def test_a_killed_run_ends_as_if_it_had_not_been(command, whole, tmp_path, seed)
         killed += process.returncode == -signal.SIGKILL
         for _, prefix in checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy'):
             checkpoint.verify(prefix)
-    assert killed >= 2      # the last one may come too late
+    assert killed >= 2      # the last kill may come after the end
     run(*command, cwd=tmp_path)
-    assert_same_run(tmp_path, whole)
+    assert_same_run(tmp_path, undisturbed)
 
 
 @costly
 @pytest.mark.parametrize('seed', SEEDS)
-def test_stopped_at_random_moments_it_saves_and_goes_on(command, whole, tmp_path, seed):
+def test_a_run_stopped_at_random_moments_resumes_bit_identically(
+        command, undisturbed, tmp_path, seed):
     chance = random.Random(seed)
     stopped = 0
     signals = chance.sample([(signal.SIGINT, 'interrupted'), (signal.SIGTERM, 'terminated')], 2)
-    for longest, (number, word) in zip((4, 8), signals):    # seconds; by then it may have ended
+    for longest, (number, word) in zip((4, 8), signals):    # seconds; the run may end before
         with started(*command, cwd=tmp_path) as process:
             for line in process.stdout:
                 if line.startswith('checkpoints'):
@@ -117,9 +121,10 @@ def test_stopped_at_random_moments_it_saves_and_goes_on(command, whole, tmp_path
         assert 'Traceback' not in err
     assert stopped
     run(*command, cwd=tmp_path)
-    mine, theirs = (tensors(folder / 'model' / 'dcgan_toy-12') for folder in (tmp_path, whole))
-    for name, value in theirs.items():
-        assert mine[name].tobytes() == value.tobytes(), name
+    actual, expected = (tensors(folder / 'model' / 'dcgan_toy-12')
+                        for folder in (tmp_path, undisturbed))
+    for name, value in expected.items():
+        assert actual[name].tobytes() == value.tobytes(), name
 
 
 def damage(prefix, harm):
@@ -139,39 +144,39 @@ def damage(prefix, harm):
 
 
 @pytest.mark.parametrize('harm', ['truncated', 'flipped', 'index', 'settings', 'newer'])
-def test_a_damaged_checkpoint_is_not_whole(another, capsys, harm):
-    prefix = another / 'model' / 'dcgan_toy-12'
-    assert train.is_whole(str(prefix))
+def test_a_damaged_checkpoint_is_not_readable(run_copy, capsys, harm):
+    prefix = run_copy / 'model' / 'dcgan_toy-12'
+    assert run_dir.is_readable(str(prefix))
     damage(prefix, harm)
-    assert not train.is_whole(str(prefix))
+    assert not run_dir.is_readable(str(prefix))
     assert capsys.readouterr().err.startswith(str(prefix))
 
 
 @costly
-def test_resume_falls_back_to_the_checkpoint_before(command, whole, another):
-    damage(another / 'model' / 'dcgan_toy-12', 'flipped')
-    _, err = run(*command, cwd=another)
+def test_resume_falls_back_to_the_previous_checkpoint(command, undisturbed, run_copy):
+    damage(run_copy / 'model' / 'dcgan_toy-12', 'flipped')
+    _, err = run(*command, cwd=run_copy)
     assert f'{os.path.join("model", "dcgan_toy-12")}: is damaged' in err
     assert ': it is not used' in err
-    assert_same_run(another, whole)
-    for _, prefix in checkpoint.checkpoints_of(str(another / 'model' / 'best'), 'dcgan_toy'):
+    assert_same_run(run_copy, undisturbed)
+    for _, prefix in checkpoint.checkpoints_of(str(run_copy / 'model' / 'best'), 'dcgan_toy'):
         checkpoint.verify(prefix)
 
 
-def test_where_all_are_damaged_none_is_taken(command, another):
-    for name in os.listdir(str(another / 'model')):
+def test_resume_ends_if_all_are_damaged(command, run_copy):
+    for name in os.listdir(str(run_copy / 'model')):
         if name.endswith('.index'):
-            (another / 'model' / name).write_bytes(b'nothing')
-    best = another / 'model' / 'best'
+            (run_copy / 'model' / name).write_bytes(b'nothing')
+    best = run_copy / 'model' / 'best'
     (_, prefix), = checkpoint.checkpoints_of(str(best), 'dcgan_toy')
-    damage(best / os.path.basename(prefix), 'newer')        # of a newer version: not ours to remove
+    damage(best / os.path.basename(prefix), 'newer')        # a newer version must not be removed
     before = sorted(os.listdir(str(best)))
-    _, err = run(*command, cwd=another, code=2)
+    _, err = run(*command, cwd=run_copy, code=2)
     assert sorted(os.listdir(str(best))) == before
     assert 'error: model: none of the 3 checkpoints dcgan_toy-<step> is whole' in err
 
 
-def test_a_second_run_is_kept_out(command, tmp_path):
+def test_a_second_run_into_the_same_folders_is_refused(command, tmp_path):
     with started(*command, '--max-steps', 100000, cwd=tmp_path) as process:
         for line in process.stdout:
             if line.startswith('epoch'):
@@ -181,15 +186,15 @@ def test_a_second_run_is_kept_out(command, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert run_dir.LOCK in os.listdir(str(tmp_path / 'model'))
-    with run_dir.lock(str(tmp_path / 'model')):      # a killed run keeps nobody out
+    with run_dir.lock(str(tmp_path / 'model')):      # a killed run locks nobody out
         pass
     assert run_dir.LOCK not in os.listdir(str(tmp_path / 'model'))
 
 
 @pytest.mark.parametrize('number, code, sentence', [
     (signal.SIGINT, 130, 'interrupted'), (signal.SIGTERM, 143, 'terminated')])
-def test_a_signal_before_the_first_step_ends_in_a_sentence(command, tmp_path, number, code,
-                                                           sentence):
+def test_a_signal_before_the_first_step_ends_the_run_with_one_sentence(
+        command, tmp_path, number, code, sentence):
     with started(*command, cwd=tmp_path) as process:
         for line in process.stdout:
             if line.startswith('checkpoints'):      # while TensorFlow is imported
@@ -201,61 +206,64 @@ def test_a_signal_before_the_first_step_ends_in_a_sentence(command, tmp_path, nu
     assert os.listdir(str(tmp_path / 'model')) == []
 
 
-def test_what_a_killed_save_left_is_removed(tmp_path):
-    left = [f'dcgan_toy-4.{ending}' for ending in (
+def test_leftovers_of_a_killed_save_are_removed(tmp_path):
+    leftovers = [f'dcgan_toy-4.{ending}' for ending in (
         'json.part', 'index.tempstate123', 'data-00000-of-00001.tempstate123')]
     others = ['dcgan_lfw-4.index.tempstate123', 'dcgan_toy-4.index', 'my.json.part', 'notes']
-    for name in left + others:
+    for name in leftovers + others:
         (tmp_path / name).write_bytes(b'half')
     run_dir.remove_leftovers(str(tmp_path), 'dcgan_toy')
     assert sorted(os.listdir(str(tmp_path))) == others
 
 
 @costly
-def test_a_run_stopped_at_its_end_is_completed(command, whole, another):
-    samples = another / 'samples' / 'dcgan_toy'
-    path = another / 'model' / 'dcgan_toy-12.json'
-    facts = json.loads(path.read_text())
-    del facts['figures']
-    path.write_text(json.dumps(facts))
+def test_a_run_stopped_at_its_end_is_completed_on_resume(command, undisturbed, run_copy):
+    samples = run_copy / 'samples' / 'dcgan_toy'
+    path = run_copy / 'model' / 'dcgan_toy-12.json'
+    details = json.loads(path.read_text())
+    del details['figures']
+    path.write_text(json.dumps(details))
     table = (samples / 'quality.csv').read_text().splitlines(True)
     (samples / 'quality.csv').write_text(''.join(table[:-1]))
     (samples / 'samples.gif').unlink()
-    run(*command, cwd=another)
-    assert_same_run(another, whole)
-    assert 'nothing left to do' in run(*command, cwd=another)[0]
+    run(*command, cwd=run_copy)
+    assert_same_run(run_copy, undisturbed)
+    assert 'nothing left to do' in run(*command, cwd=run_copy)[0]
 
 
-def test_one_folder_for_both_does_not_keep_itself_out(tmp_path, monkeypatch):
+def test_model_dir_and_samples_dir_may_be_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train, 'train_on', lambda *_: 7)
-    assert train.main(['--dataset', 'toy', '--model-dir', 'out', '--samples-dir', './out/']) == 7
+    monkeypatch.setattr(datasets, 'find_labels', lambda *_: sys.exit(7))     # both are locked
+    with pytest.raises(SystemExit) as end:
+        train.main(['--dataset', 'toy', '--model-dir', 'out', '--samples-dir', './out/'])
+    assert end.value.code == 7
 
 
-def test_free_space_is_checked_before(tmp_path, monkeypatch, capsys):
+def test_too_little_free_space_is_refused(tmp_path, monkeypatch, capsys):
     args = train.parse(['--model-dir', str(tmp_path), '--max-to-keep', '3'])
     variables = {'v': tf.zeros([1000, 1000])}
-    monkeypatch.setattr(recorder.shutil, 'disk_usage',
+    monkeypatch.setattr(run_dir.shutil, 'disk_usage',
                         lambda folder: shutil._ntuple_diskusage(0, 0, 20 * 10 ** 6))
-    recorder.check_free_space(args, variables, 3)      # 5 of 4 MB
-    recorder.check_free_space(args, variables, 100, there=1)
+    run_dir.check_free_space(args, variables, 3)      # 5 of 4 MB
+    run_dir.check_free_space(args, variables, 100, present=1)
     with pytest.raises(SystemExit):     # Saver removes one only after it has written one
-        monkeypatch.setattr(recorder.shutil, 'disk_usage',
+        monkeypatch.setattr(run_dir.shutil, 'disk_usage',
                             lambda folder: shutil._ntuple_diskusage(0, 0, 7 * 10 ** 6))
-        recorder.check_free_space(args, variables, 3, there=10)
+        run_dir.check_free_space(args, variables, 3, present=10)
     assert '7 MB are free, up to 8 are needed for 2' in capsys.readouterr().err
-    monkeypatch.setattr(recorder.shutil, 'disk_usage',
+    monkeypatch.setattr(run_dir.shutil, 'disk_usage',
                         lambda folder: shutil._ntuple_diskusage(0, 0, 20 * 10 ** 6))
     with pytest.raises(SystemExit):
-        recorder.check_free_space(train.parse(['--model-dir', str(tmp_path)]), variables, 9)
+        run_dir.check_free_space(train.parse(
+            ['--model-dir', str(tmp_path), '--max-to-keep', '5']), variables, 9)
     message = capsys.readouterr().err
     assert f'{tmp_path}: 20 MB are free, up to 28 are needed for 7 checkpoints' in message
 
 
-def test_a_disk_that_is_nearly_full_is_named_before_a_run(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(recorder.shutil, 'disk_usage',
+def test_a_nearly_full_disk_is_named_before_a_run(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_dir.shutil, 'disk_usage',
                         lambda folder: shutil._ntuple_diskusage(0, 0, 10 ** 6))
-    # Of 12 steps 3 are saved; the best one, one in the writing.
+    # 12 steps need 5: 3 saves, the best one, and one while it is written.
     message = refused_here(*command, cwd=tmp_path)
     assert '--model-dir model: 1 MB are free, up to ' in message
     assert ' are needed for 5 checkpoints; --max-to-keep 1 needs the least' in message
@@ -263,7 +271,7 @@ def test_a_disk_that_is_nearly_full_is_named_before_a_run(command, tmp_path, mon
 
 @contextlib.contextmanager
 def mounted(folder, size):
-    """A file system of its own in folder; where none may be mounted, the test is skipped."""
+    """Mounts a new file system at a folder; skips the test if that is not allowed."""
     folder.mkdir()
     if os.system(f'mount -t tmpfs -o size={size} none {folder} 2>/dev/null'):
         pytest.skip('may not mount')
@@ -274,7 +282,7 @@ def mounted(folder, size):
 
 
 @costly
-def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint(command, tmp_path):
     full = tmp_path / 'full'
     with mounted(full, '400m'):
         command = [*command, '--model-dir', str(full), '--max-to-keep', 1]
@@ -296,7 +304,7 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint(command, tmp_path):
 
 
 @costly
-def test_a_read_only_disk_is_named(command, whole, tmp_path):
+def test_a_read_only_disk_is_named(command, undisturbed, tmp_path):
     disk = tmp_path / 'disk'
     with mounted(disk, '1m'):
         assert os.system(f'mount -o remount,ro {disk}') == 0
@@ -304,14 +312,14 @@ def test_a_read_only_disk_is_named(command, whole, tmp_path):
         for folder in ('--model-dir', '--samples-dir', '--data-dir'):
             given = [*command, folder, disk / 'new']
             assert refused(*given, cwd=tmp_path) == f'error: {disk}/new: {reason}\n'
-        given = ['generate.py', '--ckpt', whole / 'model']
+        given = ['generate.py', '--ckpt', undisturbed / 'model']
         assert refused(*given, '--out', disk, cwd=tmp_path).endswith(
             f'{disk}/faces_seed0.png: {reason}\n')
 
 
 @costly
 @pytest.mark.skipif(not hasattr(resource, 'prlimit'), reason='Linux only')
-def test_without_file_handles_the_last_checkpoint_is_left(command, whole, tmp_path):
+def test_a_lack_of_file_handles_leaves_the_last_checkpoint(command, undisturbed, tmp_path):
     with started(*command, cwd=tmp_path) as process:
         for line in process.stdout:
             if 'step 5/' in line:       # after the first checkpoint
@@ -323,11 +331,11 @@ def test_without_file_handles_the_last_checkpoint_is_left(command, whole, tmp_pa
     assert 'Traceback' not in err
     checkpoint.verify(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
     run(*command, cwd=tmp_path)
-    assert_same_run(tmp_path, whole)
+    assert_same_run(tmp_path, undisturbed)
 
 
 @costly
-def test_a_folder_deleted_under_a_run(command, tmp_path):
+def test_a_deleted_folder_leaves_the_last_checkpoint(command, tmp_path):
     with started(*command, '--max-steps', 100000, cwd=tmp_path) as process:
         for line in process.stdout:
             if 'step 5/' in line:
@@ -364,46 +372,46 @@ runpy.run_path(sys.argv[0], run_name='__main__')
 @pytest.mark.parametrize('program, options', [
     ('generate.py', ['--num', 1, '--out', 'faces', '--save-generator', 'g']),
     ('export.py', ['--format', 'savedmodel', '--out', 'g'])])
-def test_a_program_killed_at_each_rename_leaves_what_it_replaced_or_the_new(
+def test_a_program_killed_at_any_rename_leaves_all_old_files_or_all_new(
         home, tmp_path, program, options):
     def saved(step):
         return [program, '--ckpt', home / 'model' / f'dcgan_toy-{step}', *options]
 
     def drawing():
-        """The metadata of what is there, which must draw."""
+        """Checks that the files can draw; returns their metadata."""
         if program == 'export.py':
             export.draw_savedmodel(str(tmp_path / 'g'), [{'noise': [[0.5] * 100]}])
             return (tmp_path / 'g' / 'assets.extra' / 'generator.json').read_text()
         checkpoint.verify(str(tmp_path / 'g'))
         return (tmp_path / 'g.json').read_text()
 
-    both = []
+    states = []
     for step in (6, 4):
         run_here(*saved(step), cwd=tmp_path)
-        both.append(drawing())
-    new, old = both
-    found = []
+        states.append(drawing())
+    new, old = states
+    states = []
     for count in range(1, 20):
         run_here(*saved(4), cwd=tmp_path)
         code = subprocess.call([sys.executable, '-c', KILLED, str(count), os.path.join(
             ROOT, program), *map(str, saved(6)[1:])], cwd=str(tmp_path), stdout=subprocess.DEVNULL)
         files.finish_replacing(str(tmp_path))
-        found.append(drawing())
+        states.append(drawing())
         if not code:
             break
         assert code == -signal.SIGKILL
-    assert found[-1] == new and old in found[:-1] and new in found[:-1]
-    assert found == sorted(found, key=[old, new].index)
+    assert states[-1] == new and old in states[:-1] and new in states[:-1]
+    assert states == sorted(states, key=[old, new].index)
     assert not [name for name in os.listdir(str(tmp_path)) if name.startswith('.')]
 
 
-def test_data_without_an_index_is_removed_by_the_run_that_goes_on(another):
-    data = another / 'model' / 'dcgan_toy-16.data-00000-of-00001'
-    best = another / 'model' / 'best' / 'dcgan_toy-16.json'
-    others = another / 'model' / 'dcgan_lfw-16.data-00000-of-00001'
+def test_data_without_an_index_is_removed_on_resume(run_copy):
+    data = run_copy / 'model' / 'dcgan_toy-16.data-00000-of-00001'
+    best = run_copy / 'model' / 'best' / 'dcgan_toy-16.json'
+    others = run_copy / 'model' / 'dcgan_lfw-16.data-00000-of-00001'
     for path in (data, best, others):
         path.write_bytes(b'left by a kill')
-    run_dir.remove_leftovers(str(another / 'model'), 'dcgan_toy')
+    run_dir.remove_leftovers(str(run_copy / 'model'), 'dcgan_toy')
     assert [path.exists() for path in (data, best, others)] == [False, False, True]
-    for _, prefix in checkpoint.checkpoints_of(str(another / 'model'), 'dcgan_toy'):
+    for _, prefix in checkpoint.checkpoints_of(str(run_copy / 'model'), 'dcgan_toy'):
         checkpoint.verify(prefix)

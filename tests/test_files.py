@@ -1,4 +1,4 @@
-"""Files are written and replaced so that a kill at any moment leaves the old content or the new."""
+"""A kill at any moment leaves the old content of files or the new one, never a mixture."""
 import json
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from dcgan import files
 
-# Runs code and kills the process right before or after its n-th change of a name.
+# Code that runs after it is killed right before or after its n-th operation on a file name.
 KILLER = '''
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -44,13 +44,15 @@ with files.replacing('set', removed=lambda: ['only_old']) as folder:
 
 
 def killed(code, folder, count, moment):
-    """Whether code was killed at its count-th change of a name."""
-    code = subprocess.call([sys.executable, '-c', code, ROOT, str(count), moment], cwd=str(folder))
-    assert code in (0, -9)
-    return code != 0
+    """Runs code; returns whether it was killed at its count-th operation on a file name."""
+    exit_code = subprocess.call([sys.executable, '-c', code, ROOT, str(count), moment],
+                                cwd=str(folder))
+    assert exit_code in (0, -9)
+    return exit_code != 0
 
 
 def content(folder):
+    """{path: text} of all files in a folder."""
     return {os.path.relpath(os.path.join(top, name), str(folder)): open(
         os.path.join(top, name)).read() for top, _, names in os.walk(str(folder)) for name in names}
 
@@ -60,40 +62,40 @@ NEW = {'a': 'new', 'b': 'new', 'only_new': 'new', os.path.join('tree', 'sub', 'x
 
 
 @pytest.mark.parametrize('moment', ['before', 'after'])
-def test_a_kill_at_any_change_of_a_name_leaves_all_files_old_or_all_new(tmp_path, moment):
+def test_a_kill_at_any_file_operation_leaves_all_old_files_or_all_new(tmp_path, moment):
     results = []
     for count in range(1, 100):
         folder = tmp_path / str(count)
         (folder / 'tree').mkdir(parents=True)
         for name, text in OLD.items():
             (folder / name).write_text(text)
-        again = killed(REPLACE, folder, count, moment)
+        was_killed = killed(REPLACE, folder, count, moment)
         files.finish_replacing(str(folder))
         results.append(content(folder))
         assert results[-1] in (OLD, NEW), count
-        if not again:
+        if not was_killed:
             break
     assert results[-1] == NEW and OLD in results and results.count(NEW) > 5
     assert results == sorted(results, key=[OLD, NEW].index)
 
 
-def test_a_kill_while_it_is_completed_loses_nothing(tmp_path):
+def test_a_kill_while_a_replacement_is_completed_loses_nothing(tmp_path):
     complete = KILLER + "files.finish_replacing('.')"
     first = next(count for count in range(1, 100)
                  if os.path.exists(str(interrupted(tmp_path / str(count), count))))
     for count in range(1, 100):
         folder = tmp_path / f'again{count}'
         interrupted(folder, first)
-        again = killed(complete, folder, count, 'before')
+        was_killed = killed(complete, folder, count, 'before')
         files.finish_replacing(str(folder))
         assert content(folder) == NEW
-        if not again:
+        if not was_killed:
             assert count > 5
             return
 
 
 def interrupted(folder, count):
-    """Where the new files are after a kill; there only if they count already."""
+    """The folder of the new files after a kill; it exists only if the new files count already."""
     (folder / 'tree').mkdir(parents=True)
     for name, text in OLD.items():
         (folder / name).write_text(text)
@@ -102,7 +104,7 @@ def interrupted(folder, count):
     return folder / (ready[0] if ready else 'none')
 
 
-def test_an_error_while_files_are_written_leaves_the_old_ones(tmp_path):
+def test_an_error_in_replacing_leaves_the_old_files(tmp_path):
     (tmp_path / 'a').write_text('old')
     with pytest.raises(KeyboardInterrupt), files.replacing(str(tmp_path / 'a')) as folder:
         with open(os.path.join(folder, 'a'), 'w') as f:
@@ -111,7 +113,7 @@ def test_an_error_while_files_are_written_leaves_the_old_ones(tmp_path):
     assert content(tmp_path) == {'a': 'old'}
 
 
-def test_atomic_write_leaves_the_old_file_after_an_error_and_names_it(tmp_path):
+def test_an_error_in_atomic_write_leaves_the_old_file_and_names_it(tmp_path):
     path = str(tmp_path / 'a.json')
     files.write_json(path, {'is': 'old'})
     with pytest.raises(TypeError):
@@ -124,7 +126,7 @@ def test_atomic_write_leaves_the_old_file_after_an_error_and_names_it(tmp_path):
 
 
 @pytest.mark.parametrize('path', ['g', './g', 'sub//g', os.path.join('{}', 'g')])
-def test_files_written_again_under_any_form_of_a_name_are_the_new_ones(path, tmp_path, monkeypatch):
+def test_a_second_write_under_any_form_of_a_path_replaces_the_first(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = path.format(tmp_path)
     for text in ('old', 'new'):
@@ -138,18 +140,18 @@ def test_files_written_again_under_any_form_of_a_name_are_the_new_ones(path, tmp
     assert (folder / 'g.a').read_text() == 'new' and 'new' in (folder / 'g.json').read_text()
 
 
-def test_what_a_dead_process_staged_is_removed_and_a_living_ones_is_not(tmp_path):
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, '-c', ''])
     dead.wait()
     for pid in (dead.pid, os.getpid()):
         (tmp_path / f'.g.{files.HOST}.{pid}.new').mkdir()
-    (tmp_path / '.mine.ready').mkdir()      # none of this program's
+    (tmp_path / '.mine.ready').mkdir()      # not of this program
     files.finish_replacing(str(tmp_path))
     assert sorted(os.listdir(str(tmp_path))) == [f'.g.{files.HOST}.{os.getpid()}.new',
                                                  '.mine.ready']
 
 
-def test_on_windows_no_process_is_sent_a_signal(monkeypatch):
+def test_on_windows_no_signal_is_sent(monkeypatch):
     monkeypatch.setattr(files.os, 'name', 'nt')
     monkeypatch.setattr(files.os, 'kill', lambda *_: pytest.fail('os.kill was called'))
     assert files.is_running(1)

@@ -1,6 +1,6 @@
-"""Whatever the bytes, a value comes out or the error that the program makes a sentence of.
+"""Any bytes give a valid value or an error that the program reports in one sentence.
 
-    FUZZ_EXAMPLES=20000 python -m pytest tests/test_fuzz.py        other examples, at every run
+    FUZZ_EXAMPLES=20000 python -m pytest tests/test_fuzz.py        other examples at every run
 """
 import os
 import zlib
@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @st.composite
 def damaged(draw, starts, alphabet=None):
-    """One of starts, with a few pieces of it replaced, cut out or put in twice."""
+    """One of starts, with a few pieces replaced, removed or doubled."""
     content = draw(st.sampled_from(starts))
     piece = st.binary(max_size=6)
     if alphabet:
@@ -39,7 +39,7 @@ def damaged(draw, starts, alphabet=None):
 
 @st.composite
 def damaged_pngs(draw):
-    """PNGs whose chunks are damaged and have the sums that this asks for."""
+    """PNGs with a damaged chunk, whose length and checksum are right."""
     content = draw(st.sampled_from([start for start in fuzz.STARTS[fuzz.photographs]
                                     if start.startswith(b'\x89PNG')]))
     at, chunks = 8, []
@@ -67,14 +67,14 @@ def arrays(draw):
 
 
 @pytest.mark.parametrize('target', fuzz.STARTS, ids=lambda target: target.__name__)
-def test_what_mutations_start_from_is_good(target, folder):
-    for start in fuzz.STARTS[target]:           # else a target that refuses everything would pass
+def test_the_valid_examples_are_accepted(target, folder):
+    for start in fuzz.STARTS[target]:           # or a target could refuse everything
         assert target(start, folder) is not None, start
 
 
 @quick
 @given(content=damaged(fuzz.STARTS[fuzz.photographs]) | damaged_pngs() | st.binary())
-def test_a_damaged_photograph_is_read_or_named(content, folder):
+def test_a_damaged_photograph_is_read_or_named_as_broken(content, folder):
     fuzz.photographs(content, folder)
 
 
@@ -104,6 +104,7 @@ def test_damaged_latents_are_read_or_refused(content, folder):
 
 
 def texts(target, alphabet):
+    """Damaged examples of a target, any bytes, any text, and text of an alphabet."""
     return (damaged(fuzz.STARTS[target], alphabet) | st.binary()
             | st.text().map(lambda text: text.encode('utf-8', 'surrogatepass'))
             | st.text(alphabet).map(lambda text: text.encode()))
@@ -111,18 +112,18 @@ def texts(target, alphabet):
 
 @quick
 @given(content=texts(fuzz.seeds, 'seeds:0123456789,+- \n'))
-def test_any_text_is_a_sum_of_seeds_or_refused(content, folder):
+def test_any_text_is_parsed_as_a_sum_of_seeds_or_refused(content, folder):
     fuzz.seeds(content, folder)
 
 
 @quick
 @given(content=texts(fuzz.wishes, 'AB=+-1, \n'))
-def test_any_text_is_wishes_or_refused(content, folder):
+def test_any_text_is_parsed_as_attributes_or_refused(content, folder):
     fuzz.wishes(content, folder)
 
 
 @quick
 @given(content=texts(fuzz.numbers, '0123456789+-.e_ ainfgpuc:,jb'))
-@example(content='gpu:١'.encode())          # a digit, but not to CUDA
-def test_any_text_is_what_an_option_promises_or_refused(content, folder):
+@example(content='gpu:١'.encode())          # a digit, but not for CUDA
+def test_any_text_gives_a_valid_option_value_or_is_refused(content, folder):
     fuzz.numbers(content, folder)

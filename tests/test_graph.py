@@ -1,4 +1,4 @@
-"""What goes beyond the original's graph: averaged weights, penalties, noise, other optimizers."""
+"""Variants of the original graph: EMA, penalties, noise, fused steps, workers, optimizers."""
 import types
 
 import numpy as np
@@ -22,7 +22,7 @@ WGAN, WGAN_GP = ({key: value for key, value in dict(LOSSES[loss], loss=loss).ite
 
 @pytest.fixture
 def towers(monkeypatch):
-    """[(images, logits)] of the discriminators that are built while a test runs, in their order."""
+    """[(images, logits)] of the discriminators that a test builds, in order."""
     built, discriminator = [], models.discriminator
 
     def noted(images, *args, **options):
@@ -34,20 +34,22 @@ def towers(monkeypatch):
 
 
 def softplus(x):
+    """The mean of log(1 + exp(x))."""
     return tf.reduce_mean(tf.nn.softplus(x))
 
 
 def squared_slopes(logits, images):
+    """The squared norms of the logits' gradients, [n]."""
     return tf.reduce_sum(tf.gradients(logits, images)[0] ** 2, [1, 2, 3])
 
 
 @pytest.mark.parametrize('options', [
     {}, {'smooth': 0.1}, {'r1': 10.0}, {'loss_scale': 1024, 'beta1': 0.9, 'beta2': 0.9},
     {'loss': 'wgan'}, WGAN_GP], ids=['gan', 'smooth', 'r1', 'scaled', 'wgan', 'wgan-gp'])
-def test_each_run_descends_the_objective_of_its_network(towers, options):
-    p = build(**options, **SMALL)
+def test_each_optimizer_descends_its_objective(towers, options):
+    model = build(**options, **SMALL)
     (_, real), (_, fake), *mixed = towers
-    with p.graph.as_default():
+    with model.graph.as_default():
         if 'loss' in options:
             loss_d, loss_g = tf.reduce_mean(fake) - tf.reduce_mean(real), -tf.reduce_mean(fake)
         else:
@@ -56,23 +58,24 @@ def test_each_run_descends_the_objective_of_its_network(towers, options):
             loss_g = softplus(-fake)
         objective_d = loss_d
         if 'r1' in options:
-            objective_d += 10 / 2 * tf.reduce_mean(squared_slopes(real, p.X))
+            objective_d += 10 / 2 * tf.reduce_mean(squared_slopes(real, model.X))
         for images, logits in mixed:
             objective_d += 10 * tf.reduce_mean((squared_slopes(logits, images) ** 0.5 - 1) ** 2)
-        objectives = (p.optimizer_d, objective_d, p.vars_d), (p.optimizer_g, loss_g, p.vars_g)
+        objectives = ((model.optimizer_d, objective_d, model.vars_d),
+                      (model.optimizer_g, loss_g, model.vars_g))
         gradients = [tf.gradients(objective, trained) for _, objective, trained in objectives]
     assert len(mixed) == ('gradient_penalty' in options)
     beta1, beta2 = options.get('beta1', 0.5), options.get('beta2', 0.999)
-    for (run, _, trained), of_trained in zip(objectives, gradients):
-        sess, feed = started(p)
+    for (optimizer, _, trained), expected in zip(objectives, gradients):
+        sess, feed = started(model)
         with sess:
-            mine, theirs, of_trained = sess.run(
-                [[p.loss_d, p.loss_g], [loss_d, loss_g], of_trained], feed)
-            before = values(p, sess)
-            sess.run(run, feed)
-            after = values(p, sess)
-        assert mine == pytest.approx(theirs, rel=1e-5)
-        for v, gradient in zip(trained, of_trained):
+            reported, computed, expected = sess.run(
+                [[model.loss_d, model.loss_g], [loss_d, loss_g], expected], feed)
+            before = values(model, sess)
+            sess.run(optimizer, feed)
+            after = values(model, sess)
+        assert reported == pytest.approx(computed, rel=1e-5)
+        for v, gradient in zip(trained, expected):
             name, largest = v.op.name, np.abs(gradient).max()
             if recording.NOISE.match(name) and options.get('norm_d') != 'none':
                 continue
@@ -82,116 +85,117 @@ def test_each_run_descends_the_objective_of_its_network(towers, options):
                                        rtol=1e-2, atol=1e-8 * largest ** 2, err_msg=name)
             downhill = (before[name] - after[name]) * np.sign(gradient)
             assert (downhill[np.abs(gradient) > 1e-3 * largest] > 0).all(), name
-        others = {v.op.name for v in p.vars_d + p.vars_g} - {v.op.name for v in trained}
+        others = {v.op.name for v in model.vars_d + model.vars_g} - {v.op.name for v in trained}
         assert all((after[name] == before[name]).all() for name in others)
 
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
 @pytest.mark.parametrize('d_steps', [1, 5])
-def test_the_average_is_kept_beside_the_99(fused_g_steps, d_steps):
+def test_ema_weights_are_kept_beside_the_99_variables(fused_g_steps, d_steps):
     plain = build(**SMALL)
-    p = build(average=0.5, fused_g_steps=fused_g_steps, d_steps=d_steps, **SMALL)
-    by_name = variables(p)
+    model = build(average=0.5, fused_g_steps=fused_g_steps, d_steps=d_steps, **SMALL)
+    by_name = variables(model)
     added = sorted(set(by_name) - set(variables(plain)))
-    of_g = [name for name in variables(plain) if name.startswith('generator/')
-            and 'Adam' not in name]
-    assert added == sorted(name + EMA_SUFFIX for name in of_g)
+    g_names = [name for name in variables(plain) if name.startswith('generator/')
+               and 'Adam' not in name]
+    assert added == sorted(name + EMA_SUFFIX for name in g_names)
     name = 'generator/g/kernel'
-    sess, feed = started(p)
+    sess, feed = started(model)
     with sess:
         expected = sess.run(by_name[name])
         for step in range(8):
-            feed[p.step] = d_steps * step + d_steps - 1
-            sess.run(p.optimizer_g, feed)
+            feed[model.step] = d_steps * step + d_steps - 1
+            sess.run(model.optimizer_g, feed)
             decay = min(0.5, (1 + step) / (10 + step))
             expected = decay * expected + (1 - decay) * sess.run(by_name[name])
-        average, weights = sess.run([by_name[name + EMA_SUFFIX], by_name[name]])
-    np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-7)
-    assert np.abs(average - weights).max() > 1e-5
+        ema, weights = sess.run([by_name[name + EMA_SUFFIX], by_name[name]])
+    np.testing.assert_allclose(ema, expected, rtol=1e-5, atol=1e-7)
+    assert np.abs(ema - weights).max() > 1e-5
 
 
-def test_recalibrated_statistics_are_the_plain_mean_over_the_batches():
-    p = build(average=0.9, **SMALL)
-    by_name = variables(p)
-    sess, feed = started(p)
+def test_recalibrated_statistics_are_the_mean_over_the_batches():
+    model = build(average=0.9, **SMALL)
+    by_name = variables(model)
+    sess, feed = started(model)
     batches = [formula.noises(seed) for seed in range(3)]
     with sess:
         for _ in range(3):
-            sess.run(p.optimizer_g, feed)
-        of_each = [recalibrated(p, sess, [batch]) for batch in batches]
-        of_all = recalibrated(p, sess, batches)
-        # Neither the statistics of the weights nor what was there before leaves a trace.
+            sess.run(model.optimizer_g, feed)
+        statistics_of_each = [recalibrated(model, sess, [batch]) for batch in batches]
+        statistics = recalibrated(model, sess, batches)
+        # Moving averages and earlier statistics have no effect.
         for name, v in by_name.items():
             if 'moving' in name:
                 v.load(np.full(v.shape, 1e6), sess)
-        again = recalibrated(p, sess, batches)
-    assert len(of_all) == 8
-    for name, value in of_all.items():
-        mean = np.mean([statistics[name] for statistics in of_each], axis=0)
+        again = recalibrated(model, sess, batches)
+    assert len(statistics) == 8
+    for name, value in statistics.items():
+        mean = np.mean([of_batch[name] for of_batch in statistics_of_each], axis=0)
         np.testing.assert_allclose(value, mean, rtol=1e-5, atol=1e-6, err_msg=name)
         assert (again[name] == value).all(), name
 
 
 def test_recalibration_gives_ema_weights_their_own_statistics():
-    p = build(average=0.9, **SMALL)
-    by_name = variables(p)
-    sess, feed = started(p)
+    model = build(average=0.9, **SMALL)
+    by_name = variables(model)
+    sess, feed = started(model)
     with sess:
         for _ in range(3):
-            sess.run(p.optimizer_g, feed)
-        # Where both weights are the same, so must the statistics be of which one batch is seen.
+            sess.run(model.optimizer_g, feed)
+        # With equal weights, the statistics of one batch must be those of its forward pass.
         for name, variable in by_name.items():
-            average = by_name.get(name + EMA_SUFFIX)
-            if average is not None:
-                average.load(sess.run(variable) if 'moving' not in name else
-                             np.zeros(variable.shape), sess)
+            ema = by_name.get(name + EMA_SUFFIX)
+            if ema is not None:
+                ema.load(sess.run(variable) if 'moving' not in name else
+                         np.zeros(variable.shape), sess)
         before = sess.run(list(by_name.values()))
-        recalibrated(p, sess, [feed[p.noise]])
+        recalibrated(model, sess, [feed[model.noise]])
         after = sess.run(list(by_name.values()))
         changed = {name for name, a, b in zip(by_name, before, after) if (a != b).any()}
         assert changed == {name for name in by_name
                            if 'moving' in name and name.endswith(EMA_SUFFIX)}
-        in_training = sess.run(p.g, feed)
-        samples = sess.run(p.samples, {p.noise: feed[p.noise]})
-        with_its_own = sess.run(p.g, {p.noise: feed[p.noise], p.is_training: False})
-    # But for Bessel's correction, of which the first layer's 8 x 2 x 2 values make 1.6 %.
+        in_training = sess.run(model.g, feed)
+        samples = sess.run(model.samples, {model.noise: feed[model.noise]})
+        with_moving = sess.run(model.g, {model.noise: feed[model.noise], model.is_training: False})
+    # Bessel's correction makes a difference: 1.6 % for the 8 x 2 x 2 values of the first layer.
     assert np.abs(samples - in_training).max() < 0.05
-    assert np.abs(with_its_own - in_training).max() > 0.2
+    assert np.abs(with_moving - in_training).max() > 0.2
 
 
 @pytest.mark.parametrize('options', [{'average': 0.9}, {'fused_g_steps': 1}],
                          ids=['average', 'fused'])
 def test_samples_do_not_depend_on_each_other(options):
-    p = build(**options, **SMALL)
-    sess, feed = started(p)
+    model = build(**options, **SMALL)
+    sess, feed = started(model)
     with sess:
-        together = sess.run(p.samples, {p.noise: feed[p.noise], p.is_training: False})
-        first = sess.run(p.samples, {p.noise: feed[p.noise][:1], p.is_training: False})
+        together, first = (
+            sess.run(model.samples, {model.noise: noise, model.is_training: False})
+            for noise in (feed[model.noise], feed[model.noise][:1]))
     np.testing.assert_allclose(first, together[:1], atol=1e-5)
 
 
 @pytest.mark.parametrize('options', [{'spectral_norm': True}, dict(WGAN_GP, spectral_norm=True)],
                          ids=['gan', 'wgan-gp'])
-def test_all_towers_are_one_network(towers, options):
-    p = build(**options, **SMALL)
-    sess, feed = started(p)
-    feed[p.is_training] = False
+def test_all_towers_of_d_share_their_weights(towers, options):
+    model = build(**options, **SMALL)
+    sess, feed = started(model)
+    feed[model.is_training] = False
     with sess:
-        feed[p.X] = sess.run(p.g, feed)
-        of_real, *others = sess.run([logits for _, logits in towers], feed)
+        feed[model.X] = sess.run(model.g, feed)
+        real_logits, *others = sess.run([logits for _, logits in towers], feed)
     for logits in others:
-        np.testing.assert_allclose(logits, of_real, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(logits, real_logits, rtol=1e-5, atol=1e-6)
 
 
-def test_spectral_norm_is_estimated_anew_in_ds_runs_alone():
-    p = build(spectral_norm=True, **SMALL)
-    sess, feed = started(p)
+def test_only_updates_of_d_run_the_power_iteration():
+    model = build(spectral_norm=True, **SMALL)
+    sess, feed = started(model)
     with sess:
-        before = values(p, sess)
-        sess.run(p.optimizer_g, feed)
-        after_g = values(p, sess)
-        sess.run(p.optimizer_d, feed)
-        after_d = values(p, sess)
+        before = values(model, sess)
+        sess.run(model.optimizer_g, feed)
+        after_g = values(model, sess)
+        sess.run(model.optimizer_d, feed)
+        after_d = values(model, sess)
     vectors = [name for name in before if name.endswith('/u')]
     assert len(vectors) == 5
     for name in vectors:
@@ -239,14 +243,14 @@ def test_r1_of_a_linear_critic():
 def test_r1_reaches_d_through_its_layers():
     kernels = []
     for r1 in (0, 100):
-        p = build(r1=r1, conv_precision='float32', **SMALL)
-        sess, feed = started(p)
+        model = build(r1=r1, conv_precision='float32', **SMALL)
+        sess, feed = started(model)
         with sess:
-            before = sess.run(p.loss_d, feed)
-            sess.run(p.optimizer_d, feed)
+            before = sess.run(model.loss_d, feed)
+            sess.run(model.optimizer_d, feed)
             # Adam's first moment is the gradient times 1 - beta1.
-            kernels.append(sess.run(variables(p)['discriminator/conv2d/kernel/Adam']))
-        assert before < 10      # loss_d is told without the penalty
+            kernels.append(sess.run(variables(model)['discriminator/conv2d/kernel/Adam']))
+        assert before < 10      # loss_d does not include the penalty
     assert np.abs(kernels[1]).max() > 3 * np.abs(kernels[0]).max()
 
 
@@ -260,115 +264,115 @@ def test_smoothing_is_one_sided():
 
 
 def test_instance_noise_is_a_function_of_the_step():
-    p = build(instance_noise=0.5, **SMALL)
-    with p.graph.as_default():
+    model = build(instance_noise=0.5, **SMALL)
+    with model.graph.as_default():
         zeros = tf.zeros([8, 32, 32, 3])
-        noises = [variants.instance_noise(zeros, 0.5, p.step,
-                                          variants.random_seed(3, p.step, stream, SINGLE))
+        noises = [variants.instance_noise(zeros, 0.5, model.step,
+                                          variants.random_seed(3, model.step, stream, SINGLE))
                   for stream in (0, 1)]
-    sess, feed = started(p)
+    sess, feed = started(model)
     with sess:
-        real, fake = sess.run(noises, {p.step: 0})
+        real, fake = sess.run(noises, {model.step: 0})
         assert real.std() == pytest.approx(0.5, rel=0.02) and abs(real.mean()) < 0.02
-        assert (sess.run(noises[0], {p.step: 0}) == real).all()
+        assert (sess.run(noises[0], {model.step: 0}) == real).all()
         assert abs((real * fake).mean()) < 0.01
-        later = sess.run(noises[0], {p.step: variants.HALVE_NOISE_EVERY})
+        later = sess.run(noises[0], {model.step: variants.HALVE_NOISE_EVERY})
         assert later.std() == pytest.approx(0.25, rel=0.02)
         assert abs((real * later).mean()) < 0.01
-        logits = [sess.run(p.d_real_logits, {**feed, p.step: step}) for step in (0, 0, 1)]
+        logits = [sess.run(model.d_real_logits, {**feed, model.step: step}) for step in (0, 0, 1)]
     assert (logits[0] == logits[1]).all() and (logits[0] != logits[2]).any()
 
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
-def test_instance_noise_is_on_all_that_d_sees(towers, fused_g_steps):
-    p = build(instance_noise=0.4, d_steps=5, fused_g_steps=fused_g_steps, **SMALL)
+def test_instance_noise_is_added_to_every_input_of_d(towers, fused_g_steps):
+    model = build(instance_noise=0.4, d_steps=5, fused_g_steps=fused_g_steps, **SMALL)
     d_inputs = [images for images, _ in towers]
     assert len(d_inputs) == 2 + fused_g_steps
-    sess, feed = started(p, step=5 * 1000 + 4)
+    sess, feed = started(model, step=5 * 1000 + 4)
     with sess:
-        real, fake, *of_g = sess.run([p.X, p.g] + d_inputs[2:], feed)
+        real, fake, *g_step_inputs = sess.run([model.X, model.g] + d_inputs[2:], feed)
         d_real, d_fake = sess.run(d_inputs[:2], feed)
     noises = [d_real - real, d_fake - fake]
     for noise in noises:
         assert noise.std() == pytest.approx(0.2, rel=0.02)
         assert abs((noise[0] * noise[1]).mean()) < 0.1 * 0.2 ** 2
     assert abs((noises[0] * noises[1]).mean()) < 0.05 * 0.2 ** 2
-    # G's run is shown the very images that D's was.
-    assert all((images == d_fake).all() for images in of_g)
+    # The update of G gets the same images as the update of D.
+    assert all((images == d_fake).all() for images in g_step_inputs)
 
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
-def test_diffaugment_is_on_all_that_d_sees(towers, fused_g_steps):
-    p = build(diffaugment=['color', 'cutout'], fused_g_steps=fused_g_steps, **SMALL)
+def test_diffaugment_changes_every_input_of_d(towers, fused_g_steps):
+    model = build(diffaugment=['color', 'cutout'], fused_g_steps=fused_g_steps, **SMALL)
     d_inputs = [images for images, _ in towers]
     assert len(d_inputs) == 2 + fused_g_steps
-    sess, feed = started(p)
+    sess, feed = started(model)
     with sess:
-        real, fake, *of_g = sess.run(d_inputs, feed)
+        real, fake, *g_step_inputs = sess.run(d_inputs, feed)
     holes = [(images == 0).all(axis=3) for images in (real, fake)]
     for hole in holes:
         shares = hole.mean(axis=(1, 2))
         assert shares.min() >= 1 / 16 and shares.max() <= 1 / 4
     assert (holes[0] != holes[1]).any()
-    # G's run is shown the very images that D's was.
-    assert all((images == fake).all() for images in of_g)
+    # The update of G gets the same images as the update of D.
+    assert all((images == fake).all() for images in g_step_inputs)
 
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
 def test_gradients_go_through_diffaugment(fused_g_steps):
-    p = build(diffaugment=['cutout'], fused_g_steps=fused_g_steps, **SMALL)
-    with p.graph.as_default():
+    model = build(diffaugment=['cutout'], fused_g_steps=fused_g_steps, **SMALL)
+    with model.graph.as_default():
         slopes = [tf.gradients(loss, images)[0] for loss, images in (
-            (p.loss_d, p.X), (p.loss_d, p.g), (p.loss_g, p.g))]
-    sess, feed = started(p)
+            (model.loss_d, model.X), (model.loss_d, model.g), (model.loss_g, model.g))]
+    sess, feed = started(model)
     with sess:
         holes = [(slope == 0).all(axis=3) for slope in sess.run(slopes, feed)]
-    for hole in holes:      # where nothing of the image is seen
+    for hole in holes:      # where cutout hides the image
         shares = hole.mean(axis=(1, 2))
         assert shares.min() >= 1 / 16 and shares.max() <= 1 / 4
     assert (holes[1] == holes[2]).all() and (holes[0] != holes[1]).any()
 
 
-def test_random_numbers_are_each_drawn_once(monkeypatch):
+def test_every_random_seed_is_used_once(monkeypatch):
     seeds, random_seed = [], variants.random_seed
     monkeypatch.setattr(variants, 'random_seed', lambda *args: seeds.append(
         random_seed(*args)) or seeds[-1])
     drawn = []
     for task in range(2):
-        p = build(diffaugment=['cutout'], instance_noise=0.1, seed=7,
-                        worker=one_of_two(task), **WGAN_GP, **SMALL)
-        with tf.Session(graph=p.graph) as sess:
+        model = build(diffaugment=['cutout'], instance_noise=0.1, seed=7,
+                      worker=one_of_two(task), **WGAN_GP, **SMALL)
+        with tf.Session(graph=model.graph) as sess:
             drawn += [tuple(seed) for step in range(4)
-                      for seed in sess.run(seeds, {p.step: step})]
+                      for seed in sess.run(seeds, {model.step: step})]
         seeds.clear()
     assert len(drawn) == len(set(drawn)) == 2 * 4 * 5
     assert {seed for seed, _ in drawn} == {7}
 
 
 def one_of_two(task, mean=list, mean_with_gradient=None):
-    """Stands for a cluster.Cluster, of which graph.build takes no more than this."""
+    """A stand-in for cluster.Cluster with the fields that graph.build uses."""
     return types.SimpleNamespace(task=task, size=2, device=None, all_reduce_mean=mean,
                                  all_reduce_mean_with_gradient=mean_with_gradient)
 
 
-def test_workers_average_all_that_they_share():
-    plain = build(spectral_norm=True, **SMALL)
-    # Where a mean of twice the value stands in, all that is averaged is seen.
-    p = build(spectral_norm=True, worker=one_of_two(0, lambda xs: [2 * x for x in xs]),
-                    **SMALL)
-    found = []
-    for q in plain, p:
-        for run in 'optimizer_d', 'optimizer_g':
-            sess, feed = started(q)
+def test_workers_average_gradients_losses_and_statistics():
+    single = build(spectral_norm=True, **SMALL)
+    # The mean is replaced by twice the value: so every averaged value doubles.
+    worker = build(spectral_norm=True, worker=one_of_two(0, lambda xs: [2 * x for x in xs]),
+                   **SMALL)
+    results = []
+    for model in single, worker:
+        for optimizer in 'optimizer_d', 'optimizer_g':
+            sess, feed = started(model)
             with sess:
-                told = sess.run([q.loss_d, q.loss_g, q.d_real, q.d_fake], feed)
-                sess.run(getattr(q, run), feed)
-                found.append((told, values(q, sess)))
-                if q is p:
-                    assert [sess.run(p.votes, {p.stop: stop}) for stop in (False, True)] == [
-                        [0], [2]]
-    for (told, alone), (told_by_all, shared) in zip(found[:2], found[2:]):
-        assert told_by_all == pytest.approx([2 * np.mean(x) for x in told], rel=1e-5)
+                outputs = sess.run([model.loss_d, model.loss_g, model.d_real, model.d_fake], feed)
+                sess.run(getattr(model, optimizer), feed)
+                results.append((outputs, values(model, sess)))
+                if model is worker:
+                    assert [sess.run(model.votes, {model.stop: stop})
+                            for stop in (False, True)] == [[0], [2]]
+    for (outputs, alone), (averaged, shared) in zip(results[:2], results[2:]):
+        assert averaged == pytest.approx([2 * np.mean(x) for x in outputs], rel=1e-5)
         for name, value in alone.items():
             factor = {'Adam': 2, 'Adam_1': 4, 'moving_mean': 2, 'moving_variance': 2, 'u': 2}.get(
                 name.rpartition('/')[2])
@@ -378,25 +382,25 @@ def test_workers_average_all_that_they_share():
 
 
 @pytest.mark.parametrize('sync_batch_norm', [False, True])
-def test_batch_statistics_are_shared_where_asked_for(sync_batch_norm):
+def test_sync_batch_norm_averages_all_batch_statistics(sync_batch_norm):
     shared = []
-    p = build(average=0.9, sync_batch_norm=sync_batch_norm, worker=one_of_two(
+    model = build(average=0.9, sync_batch_norm=sync_batch_norm, worker=one_of_two(
         0, mean_with_gradient=lambda x: shared.append(x) or x), **SMALL)
-    # Mean and variance of four layers of G, of three of D for real and for fake.
+    # Mean and variance in four layers of G, and in three of D for real and for fake images.
     assert len(shared) == (2 * (4 + 2 * 3) if sync_batch_norm else 0)
     if sync_batch_norm:
-        sess, feed = started(p)
+        sess, feed = started(model)
         with sess:
-            sess.run(p.optimizer_g, {**feed, p.stop: False})
+            sess.run(model.optimizer_g, {**feed, model.stop: False})
 
 
 def test_initial_values_are_a_function_of_the_seed():
     kernels = []
     for seed in (3, 3, 4):
-        p = build(seed=seed, **SMALL)
-        with p.graph.as_default(), tf.Session(graph=p.graph) as sess:
+        model = build(seed=seed, **SMALL)
+        with model.graph.as_default(), tf.Session(graph=model.graph) as sess:
             sess.run(tf.global_variables_initializer())
-            kernels.append(sess.run([p.vars_d[0], p.vars_g[0]]))
+            kernels.append(sess.run([model.vars_d[0], model.vars_g[0]]))
     for one, again, other in zip(*kernels):
         assert (one == again).all() and (one != other).any()
 
@@ -421,21 +425,21 @@ def test_gradient_penalty_of_a_linear_critic():
             assert value == pytest.approx((share - 1) ** 2, abs=2e-5)
 
 
-def test_the_penalty_is_on_what_d_is_shown(monkeypatch):
-    found = []
+def test_the_penalty_mixes_the_inputs_of_d(monkeypatch):
+    points = []
     monkeypatch.setattr(losses, 'gradient_penalty',
-                        lambda d, mixed: found.append(mixed) or tf.reduce_mean(d))
+                        lambda d, mixed: points.append(mixed) or tf.reduce_mean(d))
     monkeypatch.setattr(variants, 'instance_noise', lambda images, *_: 0 * images + 7)
-    p = build(loss='wgan-gp', gradient_penalty=1.0, norm_d='none', instance_noise=0.1,
-                    **SMALL)
-    sess, feed = started(p)
+    model = build(loss='wgan-gp', gradient_penalty=1.0, norm_d='none', instance_noise=0.1,
+                  **SMALL)
+    sess, feed = started(model)
     with sess:
-        np.testing.assert_allclose(sess.run(found[0], {**feed, p.step: 0}), 7, rtol=1e-6)
+        np.testing.assert_allclose(sess.run(points[0], {**feed, model.step: 0}), 7, rtol=1e-6)
 
 
-def test_the_penalty_is_on_lines_between_real_and_fake(towers):
-    p = build(instance_noise=0.1, **WGAN_GP, **SMALL)
-    sess, feed = started(p)
+def test_the_points_of_the_penalty_lie_between_real_and_fake(towers):
+    model = build(instance_noise=0.1, **WGAN_GP, **SMALL)
+    sess, feed = started(model)
     with sess:
         real, fake, mixed = sess.run([images for images, _ in towers], feed)
     shares = ((mixed - fake) * (real - fake)).sum((1, 2, 3)) / ((real - fake) ** 2).sum((1, 2, 3))
@@ -446,31 +450,32 @@ def test_the_penalty_is_on_lines_between_real_and_fake(towers):
 
 @pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
 def test_the_penalty_is_computed_in_float32():
-    p = build(loss='wgan-gp', gradient_penalty=10.0, norm_d='none', **SMALL)
-    ran = tf.RunMetadata()
-    with session.open_session(p.graph, 'bfloat16') as sess:
-        recording.start(tf, p, sess)
-        sess.run(p.optimizer_d, {**recording.feed(p, 1, True, size=32), p.step: 0},
-                 tf.RunOptions(output_partition_graphs=True), ran)
-    kinds = {node.name: node.attr['T'].type for part in ran.partition_graphs for node in part.node}
+    model = build(loss='wgan-gp', gradient_penalty=10.0, norm_d='none', **SMALL)
+    run_metadata = tf.RunMetadata()
+    with session.open_session(model.graph, 'bfloat16') as sess:
+        recording.start(tf, model, sess)
+        sess.run(model.optimizer_d, {**recording.feed(model, 1, True, size=32), model.step: 0},
+                 tf.RunOptions(output_partition_graphs=True), run_metadata)
+    kinds = {node.name: node.attr['T'].type for part in run_metadata.partition_graphs
+             for node in part.node}
     assert tf.bfloat16.as_datatype_enum in kinds.values()
     for name in ('Pow', 'Sum', 'Sqrt', 'sub', 'Square'):
         assert kinds[f'gradient_penalty/{name}'] == tf.float32.as_datatype_enum, name
 
 
-def test_the_penalty_is_on_points_between_photographs_and_drawings():
+def test_interpolation_draws_one_share_for_each_image():
     with tf.Graph().as_default(), tf.Session() as sess:
-        images, drawings = tf.ones([500, 2, 2, 3]), -tf.ones([500, 2, 2, 3])
+        real, fake = tf.ones([500, 2, 2, 3]), -tf.ones([500, 2, 2, 3])
         step = tf.placeholder(tf.int32, [])
-        mixed = variants.interpolate(images, drawings, variants.random_seed(0, step, 4, SINGLE))
+        mixed = variants.interpolate(real, fake, variants.random_seed(0, step, 4, SINGLE))
         first, again, later = (sess.run(mixed, {step: number}) for number in (1, 1, 2))
     share = (first[:, 0, 0, 0] + 1) / 2
-    assert (first == first[:, :1, :1, :1]).all()        # one point of a line
+    assert (first == first[:, :1, :1, :1]).all()        # one share for all pixels
     assert np.histogram(share, 5, (0, 1))[0].min() > 70
     assert (first == again).all() and (first != later).any()
 
 
-def test_the_penalty_has_a_gradient_where_there_is_no_slope():
+def test_the_penalty_has_a_finite_gradient_at_slope_0():
     with tf.Graph().as_default(), tf.Session() as sess:
         images, scale = tf.ones([2, 4, 4, 3]), tf.constant(0.0)
         penalty = losses.gradient_penalty(scale * tf.reduce_sum(images, [1, 2, 3]), images)
@@ -480,15 +485,15 @@ def test_the_penalty_has_a_gradient_where_there_is_no_slope():
 def test_the_penalty_pulls_slopes_to_1():
     slopes = []
     for penalty in (0.0, 10.0):
-        p = build(**dict(WGAN_GP, lr=0.001, gradient_penalty=penalty), **SMALL)
-        with p.graph.as_default():
-            slope = tf.norm(ops.flatten(tf.gradients(p.d_real_logits, p.X)[0]), axis=1)
-        sess, feed = started(p)
+        model = build(**dict(WGAN_GP, lr=0.001, gradient_penalty=penalty), **SMALL)
+        with model.graph.as_default():
+            slope = tf.norm(ops.flatten(tf.gradients(model.d_real_logits, model.X)[0]), axis=1)
+        sess, feed = started(model)
         with sess:
             for step in range(60):
-                if p.step is not None:
-                    feed[p.step] = step
-                sess.run(p.optimizer_d, feed)
+                if model.step is not None:
+                    feed[model.step] = step
+                sess.run(model.optimizer_d, feed)
             slopes.append(sess.run(slope, feed).mean())
     assert slopes[0] > 100 and 0.5 < slopes[1] < 2
 
@@ -497,44 +502,44 @@ def test_the_penalty_pulls_slopes_to_1():
 def test_weights_are_clipped_after_their_update(fused_g_steps):
     updated = []
     for clip in (0.0, 0.01):
-        p = build(**dict(WGAN, fused_g_steps=fused_g_steps, lr=0.001, clip=clip), **SMALL)
-        sess, feed = started(p)
+        model = build(**dict(WGAN, fused_g_steps=fused_g_steps, lr=0.001, clip=clip), **SMALL)
+        sess, feed = started(model)
         with sess:
-            sess.run(p.optimizer_g if fused_g_steps else p.optimizer_d, feed)
-            updated.append(sess.run(p.vars_d))
+            sess.run(model.optimizer_g if fused_g_steps else model.optimizer_d, feed)
+            updated.append(sess.run(model.vars_d))
     for free, clipped in zip(*updated):
         np.testing.assert_allclose(clipped, np.clip(free, -0.01, 0.01), rtol=1e-5)
 
 
 @pytest.mark.parametrize('fused_g_steps', [0, 1])
 def test_clipped_weights_stay_within_the_limit(fused_g_steps):
-    p = build(fused_g_steps=fused_g_steps, **WGAN, **SMALL)
-    sess, feed = started(p)
+    model = build(fused_g_steps=fused_g_steps, **WGAN, **SMALL)
+    sess, feed = started(model)
     with sess:
-        assert max(np.abs(value).max() for value in sess.run(p.vars_d)) > 0.05
+        assert max(np.abs(value).max() for value in sess.run(model.vars_d)) > 0.05
         for _ in range(3):
-            sess.run(p.optimizer_g if fused_g_steps else p.optimizer_d, feed)
-        limits = [np.abs(value).max() for value in sess.run(p.vars_d)]
-        g_limits = [np.abs(value).max() for value in sess.run(p.vars_g)]
+            sess.run(model.optimizer_g if fused_g_steps else model.optimizer_d, feed)
+        limits = [np.abs(value).max() for value in sess.run(model.vars_d)]
+        g_limits = [np.abs(value).max() for value in sess.run(model.vars_g)]
     assert max(limits) == np.float32(0.01)
     assert max(g_limits) > 0.05
 
 
-def test_the_clip_bounds_what_batch_norm_gives():
-    # Normalised activations are of size 1 whatever the kernels are; with a scale within the limit
-    # the last layer's are of that size, so the critic's values are too.
+def test_clipping_bounds_a_critic_with_scaled_batch_norm():
+    # Batch norm makes activations of size 1, whatever the kernels are. A gamma, which is clipped
+    # too, makes them as small as the limit, and so are the outputs of the critic.
     largest = []
-    for norm in ({}, {'norm_d': 'batch'}):          # what comes with the loss, the original's
-        p = build(**dict(WGAN, lr=0.001, **norm), **SMALL)
-        sess, feed = started(p)
+    for norm in ({}, {'norm_d': 'batch'}):          # that of the loss, the original's
+        model = build(**dict(WGAN, lr=0.001, **norm), **SMALL)
+        sess, feed = started(model)
         with sess:
             for _ in range(30):
-                sess.run(p.optimizer_d, feed)
-            largest.append(np.abs(sess.run([p.d_real, p.d_fake], feed)).max())
+                sess.run(model.optimizer_d, feed)
+            largest.append(np.abs(sess.run([model.d_real, model.d_fake], feed)).max())
     assert largest[0] < 0.025 * largest[1]
 
 
-def test_the_critic_of_the_penalty_has_no_batch_norm():
+def test_d_of_wgan_gp_has_no_batch_norm():
     names = set(variables(build(**WGAN_GP, **SMALL)))
     plain = set(variables(build(**SMALL)))
     assert {name for name in plain - names} == {
@@ -549,37 +554,37 @@ def test_the_critic_of_the_penalty_has_no_batch_norm():
                     'discriminator/projection/dense/bias'}),
     ('maps', set())])
 def test_labels_reach_both_networks(condition, added):
-    p = build(label_count=3, condition=condition, **SMALL)
-    by_name, plain = variables(p), variables(build(**SMALL))
+    model = build(label_count=3, condition=condition, **SMALL)
+    by_name, plain = variables(model), variables(build(**SMALL))
     assert {name for name in set(by_name) - set(plain) if 'Adam' not in name} == added
     assert by_name['generator/dense/kernel'].shape.as_list() == [103, 2 * 2 * 32]
-    sess, feed = started(p)
+    sess, feed = started(model)
     with sess:
-        before = sess.run([p.g, p.d_real_logits], feed)
-        feed[p.labels] = feed[p.labels] * [1, 1, -1]
-        after = sess.run([p.g, p.d_real_logits], feed)
+        before = sess.run([model.g, model.d_real_logits], feed)
+        feed[model.labels] = feed[model.labels] * [1, 1, -1]
+        after = sess.run([model.g, model.d_real_logits], feed)
     for one, other in zip(before, after):
         assert np.abs(one - other).max() > 1e-3
 
 
-def test_a_loss_scale_is_taken_out_again():
+def test_the_loss_scale_does_not_change_gradients():
     states = []
     for loss_scale in (1, 1024):
-        p = build(loss_scale=loss_scale, **SMALL)
-        sess, feed = started(p)
+        model = build(loss_scale=loss_scale, **SMALL)
+        sess, feed = started(model)
         with sess:
-            sess.run(p.optimizer_d, feed)
-            states.append(sess.run(variables(p)['discriminator/conv2d_3/kernel/Adam']))
+            sess.run(model.optimizer_d, feed)
+            states.append(sess.run(variables(model)['discriminator/conv2d_3/kernel/Adam']))
     np.testing.assert_allclose(states[1], states[0], rtol=1e-5, atol=1e-9)
 
 
-def test_learning_rates_are_each_networks_own():
-    p = build(lr=0.001, lr_d=0.01, **SMALL)
-    by_name = variables(p)
-    sess, feed = started(p)
+def test_each_network_has_its_own_learning_rate():
+    model = build(lr=0.001, lr_d=0.01, **SMALL)
+    by_name = variables(model)
+    sess, feed = started(model)
     with sess:
-        for optimizer, name, lr in ((p.optimizer_d, 'discriminator/conv2d/kernel', 0.01),
-                                    (p.optimizer_g, 'generator/g/kernel', 0.001)):
+        for optimizer, name, lr in ((model.optimizer_d, 'discriminator/conv2d/kernel', 0.01),
+                                    (model.optimizer_g, 'generator/g/kernel', 0.001)):
             before = sess.run(by_name[name])
             sess.run(optimizer, feed)
             # Adam's first step has nearly the length of the learning rate.
@@ -587,12 +592,12 @@ def test_learning_rates_are_each_networks_own():
                 lr, rel=0.01)
 
 
-def test_initial_kernels_are_normal_where_asked_for():
-    p = build(init='normal', **SMALL)
-    with p.graph.as_default():
+def test_init_normal_draws_normal_kernels():
+    model = build(init='normal', **SMALL)
+    with model.graph.as_default():
         initializer = tf.global_variables_initializer()
-    by_name = variables(p)
-    with tf.Session(graph=p.graph) as sess:
+    by_name = variables(model)
+    with tf.Session(graph=model.graph) as sess:
         sess.run(initializer)
         for name in ('generator/dense/kernel', 'discriminator/conv2d_3/kernel'):
             assert sess.run(by_name[name]).std() == pytest.approx(0.02, rel=0.05)
@@ -600,20 +605,20 @@ def test_initial_kernels_are_normal_where_asked_for():
 
 
 @pytest.mark.parametrize('g_steps', [1, 2])
-def test_a_fused_step_moves_an_average_once_for_each_forward_pass(g_steps):
-    # Without a learning rate and with real images that are G's own, one batch is seen throughout.
-    p = build(lr=0, fused_g_steps=g_steps, **SMALL)
-    sess, feed = started(p)
+def test_a_fused_step_updates_moving_averages_once_per_forward_pass(g_steps):
+    # With learning rate 0 and G's own images as real ones, every step sees the same batch.
+    model = build(lr=0, fused_g_steps=g_steps, **SMALL)
+    sess, feed = started(model)
     with sess:
-        feed[p.X] = sess.run(p.g, feed)
-        before = values(p, sess)
+        feed[model.X] = sess.run(model.g, feed)
+        before = values(model, sess)
         states = []
         for _ in range(200):
-            sess.run(p.optimizer_g, feed)
-            states.append(values(p, sess))
+            sess.run(model.optimizer_g, feed)
+            states.append(values(model, sess))
     for name, last in states[-1].items():
         if 'moving' in name:
-            # D: real and fake in its update, fake in each of G's.
+            # D: real and fake in its own update, fake in each update of G.
             updates = g_steps if name.startswith('generator/') else 2 + g_steps
             expected = last + 0.9 ** updates * (before[name] - last)
             np.testing.assert_allclose(states[0][name], expected, atol=1e-5 * np.abs(last).max(),
@@ -627,37 +632,39 @@ def test_a_fused_step_moves_an_average_once_for_each_forward_pass(g_steps):
     {'label_count': 3}, {'label_count': 3, 'condition': 'maps'}, WGAN, WGAN_GP],
     ids=['smooth', 'r1', 'noise', 'average', 'spectral', 'diffaugment', 'projection', 'maps',
          'wgan', 'wgan-gp'])
-def test_a_fused_step_is_the_separate_runs_with(option, g_steps):
+def test_a_fused_step_equals_separate_runs_with(option, g_steps):
     states = []
     for fused in (False, True):
-        p = build(fused_g_steps=g_steps if fused else 0, **option, **SMALL)
-        by_name = variables(p)
-        sess, feed = started(p, step=3)
+        model = build(fused_g_steps=g_steps if fused else 0, **option, **SMALL)
+        by_name = variables(model)
+        sess, feed = started(model, step=3)
         with sess:
-            for op in [p.optimizer_g] if fused else [p.optimizer_d] + [p.optimizer_g] * g_steps:
-                sess.run(op, feed)
+            if not fused:
+                sess.run(model.optimizer_d, feed)
+            for _ in range(1 if fused else g_steps):
+                sess.run(model.optimizer_g, feed)
             states.append(dict(zip(by_name, sess.run(list(by_name.values())))))
     separate, fused = states
     for name, value in separate.items():
         if 'moving' not in name and not recording.NOISE.match(name):
-            # Adam's slots are gradients; its first step divides them by their own size, which
-            # leaves a gradient near 0 with fewer digits.
+            # Adam's slots are gradients. The first step divides a gradient by its own size, so
+            # weights with gradients near 0 have fewer correct digits.
             share = 4e-5 if 'Adam' in name else 1e-4
             assert np.abs(fused[name] - value).max() <= share * np.abs(value).max(), name
 
 
 @pytest.mark.parametrize('norm_d, low, high', [('batch', 0, 0.005), ('none', 0.3, np.inf)])
-def test_batch_norm_undoes_what_spectral_norm_does_to_a_kernel(norm_d, low, high):
-    """So --spectral-norm, which divides kernels, bounds all layers with --norm-d none only.
+def test_batch_norm_undoes_the_scale_of_spectral_norm(norm_d, low, high):
+    """So --spectral-norm, which divides kernels, bounds all layers only with --norm-d none.
 
-    Seen: 0.0039, which batch norm's epsilon makes, and 0.37.
+    Measured: 0.0039, which comes from batch norm's epsilon, and 0.37.
     """
-    p = build(norm_d=norm_d, **SMALL)
-    sess, feed = started(p)
-    kernel = variables(p)['discriminator/conv2d_1/kernel']
+    model = build(norm_d=norm_d, **SMALL)
+    sess, feed = started(model)
+    kernel = variables(model)['discriminator/conv2d_1/kernel']
     with sess:
-        before = sess.run(p.d_real_logits, feed)
+        before = sess.run(model.d_real_logits, feed)
         kernel.load(sess.run(kernel) / 3, sess)
-        change = np.abs(sess.run(p.d_real_logits, feed) - before).max() / np.abs(before).max()
+        change = np.abs(sess.run(model.d_real_logits, feed) - before).max() / np.abs(before).max()
     assert low <= change < high, change
     assert 'batch norm undoes it' in BY_NAME['spectral_norm'].help

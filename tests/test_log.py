@@ -1,4 +1,4 @@
-"""The tables and warnings of a run."""
+"""Tables, warnings and progress of a run."""
 import csv
 import io
 import itertools
@@ -17,28 +17,30 @@ from dcgan import cli, log
 
 @pytest.fixture
 def records(tmp_path):
-    made = log.Log(tf, str(tmp_path), 0, 100, 10, 64)
-    made.line = ''
-    yield made
-    made.close()
+    """The Log of a new run of 100 steps, 10 an epoch."""
+    records = log.Log(tf, str(tmp_path), 0, 100, 10, 64)
+    records.line = ''
+    yield records
+    records.close()
 
 
 def lines(capsys):
+    """The lines printed on standard error."""
     return capsys.readouterr().err.splitlines()
 
 
-def test_d_that_has_won_is_told_once(records, capsys):
+def test_a_d_that_always_wins_is_warned_of_once(records, capsys):
     for step in range(1, 60):
         records.losses(step, 0.4, 8.0, 1.0, 0.01)
     sentence, = lines(capsys)
     assert sentence.startswith('step 20: D tells all drawings (takes them for photographs at 1.0%)')
     for step in range(60, 160):
         records.losses(step, 0.4, 8.0, 1.0, 0.3 if step < 100 else 0.01)
-    sentence, = lines(capsys)       # it came back
+    sentence, = lines(capsys)       # D wins again
     assert sentence.startswith('step 1')
 
 
-def test_a_critic_tells_no_probabilities(tmp_path, capsys):
+def test_outputs_of_a_critic_are_not_taken_for_probabilities(tmp_path, capsys):
     records = log.Log(tf, str(tmp_path), 0, 100, 10, 64, critic=True)
     records.line = ''
     for step in range(1, 60):
@@ -47,28 +49,28 @@ def test_a_critic_tells_no_probabilities(tmp_path, capsys):
     assert lines(capsys) == []
 
 
-def test_a_fair_game_is_not_warned_of(records, capsys):
+def test_balanced_training_gives_no_warning(records, capsys):
     for step in range(1, 60):
         records.losses(step, 0.4, 7.0, 0.9, 0.1)
         records.quality(step, 20.0 + step % 7, 0.3, 0.2)
     assert lines(capsys) == []
 
 
-def test_collapse_is_told(records, capsys):
+def test_mode_collapse_is_warned_of(records, capsys):
     for step, ms_ssim in ((1, 1.0), (50, 0.6), (100, 0.25), (200, 0.3), (300, 0.5), (400, 0.5)):
         records.quality(step, 20.0, ms_ssim, 0.2)
     sentence, = lines(capsys)
     assert sentence.startswith('step 300: the faces are alike (MS-SSIM 0.50 between them, 0.20 ')
 
 
-def test_a_fall_is_told_with_the_best_step(records, capsys):
+def test_a_worse_swd_is_warned_of_with_the_best_step(records, capsys):
     for step, swd in ((100, 30.0), (200, 10.0), (300, 15.0), (400, 21.0)):
         records.quality(step, swd, 0.2, 0.2)
     sentence, = lines(capsys)
     assert 'step 400: the faces are worse than at step 200 (SWD 21.0 against 10.0)' in sentence
 
 
-def test_what_a_warning_says_to_try_is_there():
+def test_options_named_in_warnings_exist():
     with open(log.__file__, encoding='utf-8') as f:
         options = re.findall(r'--[a-z][a-z-]+(?: [\d.]+| best)?', f.read())
     assert {'--recipe best', '--average 0.999'} <= set(options)
@@ -77,7 +79,7 @@ def test_what_a_warning_says_to_try_is_there():
         train.parse([name, value or '0.00001'])
 
 
-def test_what_is_no_row_of_a_table_is_dropped(tmp_path):
+def test_invalid_rows_of_tables_are_dropped(tmp_path):
     (tmp_path / 'loss.csv').write_text(
         'step,epoch,images,seconds,d_loss,g_loss\n10,1,640,3.5,1.2,0.8\n,,,,,\n'
         '20,1,1280,x,1.2,0.8\n30,1,1920,9.5,1.1\n40,1,2560,12.5,nan,1\n')
@@ -89,19 +91,19 @@ def test_what_is_no_row_of_a_table_is_dropped(tmp_path):
 
 
 def test_another_runs_records_are_moved_aside(tmp_path):
-    mine = ['loss.csv', 'quality.png', 'run', 'samples.gif', 'step_0000200.png']
+    files = ['loss.csv', 'quality.png', 'run', 'samples.gif', 'step_0000200.png']
     for run in ('a', 'a', 'b'):
         log.begin(str(tmp_path), run)
-        for name in mine:
+        for name in files:
             if name != 'run':
                 (tmp_path / name).write_text(run)
     (tmp_path / 'notes').write_text('')
-    assert sorted(os.listdir(str(tmp_path))) == ['earlier-1', *mine[:1], 'notes', *mine[1:]]
-    assert sorted(os.listdir(str(tmp_path / 'earlier-1'))) == mine
+    assert sorted(os.listdir(str(tmp_path))) == ['earlier-1', *files[:1], 'notes', *files[1:]]
+    assert sorted(os.listdir(str(tmp_path / 'earlier-1'))) == files
     assert (tmp_path / 'earlier-1' / 'run').read_text() == 'a'
 
 
-def test_tables_go_on_after_the_step_of_a_checkpoint(tmp_path, capsys):
+def test_tables_continue_after_the_step_of_the_checkpoint(tmp_path, capsys):
     first = log.Log(tf, str(tmp_path), 0, 100, 10, 64)
     first.line = ''
     for step in (10, 20, 30):
@@ -118,7 +120,7 @@ def test_tables_go_on_after_the_step_of_a_checkpoint(tmp_path, capsys):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clocks that progress is timed by; clock.pass_() moves them."""
+    """The clocks that log and cli read; clock.pass_(seconds) moves them on."""
     clock = types.SimpleNamespace(wall=1e9, monotonic_=50.0)
 
     def pass_(seconds, set_back=0):
@@ -133,7 +135,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_a_wall_clock_that_is_set_back_changes_no_seconds(clock, tmp_path):
+def test_a_clock_that_is_set_back_does_not_change_the_seconds(clock, tmp_path):
     records = log.Log(tf, str(tmp_path), 0, 100, 10, 64)
     for step in range(1, 4):
         clock.pass_(2, set_back=3600 if step == 2 else 0)
@@ -141,7 +143,7 @@ def test_a_wall_clock_that_is_set_back_changes_no_seconds(clock, tmp_path):
         assert records.line.endswith('32 img/s')
         records.losses(step, 1.0, 1.0, 0.5, 0.5)
     records.close()
-    clock.pass_(1000, set_back=-1e6)        # until it is resumed, after which it goes on
+    clock.pass_(1000, set_back=-1e6)        # the time until it is resumed does not count
     records = log.Log(tf, str(tmp_path), 3, 100, 10, 64)
     clock.pass_(2)
     records.status(4, 1.0, 1.0)
@@ -151,7 +153,7 @@ def test_a_wall_clock_that_is_set_back_changes_no_seconds(clock, tmp_path):
         assert [row['seconds'] for row in csv.DictReader(f)] == ['2.00', '4.00', '6.00', '8.00']
 
 
-def test_a_wall_clock_that_is_set_back_stops_no_lines(clock, capsys):
+def test_a_clock_that_is_set_back_does_not_stop_progress_lines(clock, capsys):
     with cli.Progress(10, 'images') as progress:
         for number in range(10):
             clock.pass_(6, set_back=3600 if number == 3 else 0)
@@ -160,22 +162,22 @@ def test_a_wall_clock_that_is_set_back_stops_no_lines(clock, capsys):
 
 
 @pytest.mark.parametrize('kind', ['progress', 'status'])
-def test_a_wall_clock_that_is_set_back_stops_no_bar(clock, tmp_path, monkeypatch, kind):
+def test_a_clock_that_is_set_back_does_not_stop_a_progress_bar(clock, tmp_path, monkeypatch, kind):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
 
     monkeypatch.setattr(sys, 'stderr', Terminal())
     if kind == 'progress':
-        shown, update = r'(\d+)/100 ', cli.Progress(100, 'images').update
+        pattern, update = r'(\d+)/100 ', cli.Progress(100, 'images').update
     else:
         records = log.Log(tf, str(tmp_path), 0, 100, 10, 64)
-        shown, steps = r'step (\d+)/100 ', itertools.count(1)
+        pattern, steps = r'step (\d+)/100 ', itertools.count(1)
 
         def update(_):
             records.status(next(steps), 1.0, 1.0)
     for number in range(40):
         clock.pass_(1, set_back=3600 if number == 20 else 0)
         update(1)
-    found = list(map(int, re.findall(shown, sys.stderr.getvalue())))
-    assert max(b - a for a, b in zip(found, found[1:])) <= 12 and found[-1] > 28
+    shown = list(map(int, re.findall(pattern, sys.stderr.getvalue())))
+    assert max(b - a for a, b in zip(shown, shown[1:])) <= 12 and shown[-1] > 28

@@ -1,4 +1,4 @@
-"""The measures: against other people's implementations, closed forms, what must hold of any."""
+"""The metrics, compared with other implementations, closed forms and general properties."""
 import json
 
 import numpy as np
@@ -12,11 +12,11 @@ with open(golden.PATH) as f:
 REAL, FAKE = golden.features()
 
 
-# against other implementations: tolerances are two to four times what was seen, FID's ten
+# compared with other implementations; tolerances are 2 to 4 times the measured gaps, 10 for FID
 
 def test_fid_is_that_of_torch_fidelity():
-    found = metrics.fid(metrics.statistics(REAL), metrics.statistics(FAKE))
-    assert found == pytest.approx(FIGURES['fid'], rel=3e-12)    # LAPACK's rounding
+    fid = metrics.fid(metrics.statistics(REAL), metrics.statistics(FAKE))
+    assert fid == pytest.approx(FIGURES['fid'], rel=3e-12)    # LAPACK's rounding
 
 
 def test_kid_is_that_of_torch_fidelity():
@@ -24,7 +24,7 @@ def test_kid_is_that_of_torch_fidelity():
 
 
 @pytest.mark.parametrize('name', ['precision_recall', 'precision_recall_prdc'])
-def test_precision_and_recall_are_those_of_others(name):
+def test_precision_and_recall_are_those_of_other_implementations(name):
     assert metrics.precision_recall(REAL, FAKE) == pytest.approx(FIGURES[name], rel=1e-7)
 
 
@@ -39,13 +39,13 @@ def test_ms_ssim_is_that_of_pytorch_msssim(side):
 def test_swd_is_that_of_sorted_projections():
     a, b = (metrics.swd_profile(golden.images(40, 64, width, seed))
             for width, seed in ((5, 3), (4, 4)))
-    found = metrics.swd(a, b)
-    assert list(found) == [64, 32, 16]
-    for side, distance in found.items():
+    distances = metrics.swd(a, b)
+    assert list(distances) == [64, 32, 16]
+    for side, distance in distances.items():
         assert distance == pytest.approx(FIGURES['swd'][str(side)], rel=1e-4)
 
 
-def test_the_nearest_are_those_of_scikit_learn(monkeypatch):
+def test_the_nearest_images_are_those_of_scikit_learn(monkeypatch):
     samples, photographs = (metrics.thumbnails(golden.images(count, 64, width, seed))
                             for count, width, seed in ((6, 4, 6), (50, 5, 5)))
     for at_once in (metrics.DISTANCES_AT_ONCE, 50):
@@ -55,7 +55,7 @@ def test_the_nearest_are_those_of_scikit_learn(monkeypatch):
         assert numbers.tolist() == FIGURES['nearest'][1]
 
 
-# what must hold
+# properties
 
 def test_fid_of_shifted_and_scaled_normals_is_the_closed_form():
     rng = np.random.RandomState(1)
@@ -65,8 +65,8 @@ def test_fid_of_shifted_and_scaled_normals_is_the_closed_form():
     def turned(scales):
         return rotation * scales ** 2 @ rotation.T
 
-    found = metrics.fid((np.zeros(20), turned(scales)), (mean, turned(scales[::-1])))
-    assert found == pytest.approx((mean ** 2).sum() + ((scales - scales[::-1]) ** 2).sum())
+    fid = metrics.fid((np.zeros(20), turned(scales)), (mean, turned(scales[::-1])))
+    assert fid == pytest.approx((mean ** 2).sum() + ((scales - scales[::-1]) ** 2).sum())
 
 
 def test_fid_of_fewer_features_than_dimensions_is_finite_and_zero_to_itself():
@@ -77,23 +77,23 @@ def test_fid_of_fewer_features_than_dimensions_is_finite_and_zero_to_itself():
 
 def test_kid_of_one_distribution_is_on_either_side_of_zero():
     rng = np.random.RandomState(2)
-    found = [metrics.kid(rng.randn(300, 16), rng.randn(300, 16), subsets=1, size=300)[0]
-             for _ in range(40)]
-    assert 8 < sum(value > 0 for value in found) < 32
-    assert abs(np.mean(found)) < 3 * np.std(found) / 40 ** 0.5
+    kids = [metrics.kid(rng.randn(300, 16), rng.randn(300, 16), subsets=1, size=300)[0]
+            for _ in range(40)]
+    assert 8 < sum(value > 0 for value in kids) < 32
+    assert abs(np.mean(kids)) < 3 * np.std(kids) / 40 ** 0.5
     shifted, _ = metrics.kid(rng.randn(300, 16), rng.randn(300, 16) + 0.5, subsets=1, size=300)
-    assert shifted > 5 * np.std(found)
+    assert shifted > 5 * np.std(kids)
 
 
-def test_precision_and_recall_at_their_ends(monkeypatch):
+def test_precision_and_recall_of_equal_and_of_disjoint_sets(monkeypatch):
     assert metrics.precision_recall(REAL, REAL) == (1, 1)
     assert metrics.precision_recall(REAL, FAKE + 100) == (0, 0)
-    # Only one of two clusters: all of it is real, half of the real is not there.
+    # Samples of one of two clusters: all are precise, half of the real images are not covered.
     both = np.concatenate([REAL, REAL + 100])
     assert metrics.precision_recall(both, REAL) == (1, 0.5)
-    whole = metrics.precision_recall(REAL, FAKE)
+    expected = metrics.precision_recall(REAL, FAKE)
     monkeypatch.setattr(metrics, 'DISTANCES_AT_ONCE', 5000)
-    assert metrics.precision_recall(REAL, FAKE) == whole
+    assert metrics.precision_recall(REAL, FAKE) == expected
 
 
 def test_swd_falls_as_noise_falls_and_is_zero_to_itself():
@@ -108,13 +108,13 @@ def test_swd_falls_as_noise_falls_and_is_zero_to_itself():
     assert finest[0] > 1.3 * finest[1] > 1.3 ** 2 * finest[2] > 1.3 ** 3 * finest[3] > 5, finest
 
 
-def test_swd_sees_no_change_of_brightness_or_contrast():
+def test_swd_does_not_depend_on_brightness_or_contrast():
     images = golden.images(60, 32, 5, 7) // 2
     changed = metrics.swd(metrics.swd_profile(images), metrics.swd_profile(images * 2 + 1))
     assert max(changed.values()) < 0.5
 
 
-def test_swd_does_not_depend_on_how_many_are_worked_on_at_once(monkeypatch):
+def test_swd_does_not_depend_on_the_size_of_chunks(monkeypatch):
     images = golden.images(50, 32, 5, 8)
     a = metrics.swd_profile(images, seed=4)
     monkeypatch.setattr(metrics, 'AT_ONCE', 16)
@@ -148,10 +148,10 @@ def test_ms_ssim_of_equal_pairs_is_one_and_a_mean_over_pairs(monkeypatch):
     assert metrics.ms_ssim(a, 255 - a) < 0.05
 
 
-def test_copies_are_told_from_new_pictures():
+def test_copied_share_is_1_for_copies_and_0_for_new_images():
     photographs = metrics.thumbnails(golden.images(400, 32, 5, 9))
     training, held_out = photographs[:150], photographs[150:300]
-    # Smooth samples lie nearer to all photographs than these to each other, and change nothing.
+    # Smooth samples are nearer to all photographs than these to each other; this has no effect.
     new = (photographs[300:].astype(int) + 128) // 2
     copies = np.clip(training[:, :, ::-1].astype(int) + 3, 0, 255)
     for unseen in (held_out, held_out[:50]):
@@ -164,15 +164,15 @@ def test_copies_are_told_from_new_pictures():
     assert metrics.copied_share(new, training, training)[0] == 0
 
 
-def test_the_deviation_of_copies_is_what_chance_makes():
+def test_the_deviation_of_copied_share_is_its_spread():
     photographs = metrics.thumbnails(golden.images(600, 32, 5, 9))
-    # Grey ones among the photographs are the nearest of many samples.
+    # The greyest photographs are the nearest ones of many samples.
     new, photographs = (photographs[400:].astype(int) + 384) // 4, photographs[:400]
-    found = [metrics.copied_share(new, *np.split(np.random.RandomState(seed).permutation(
+    results = [metrics.copied_share(new, *np.split(np.random.RandomState(seed).permutation(
         photographs), [300])) for seed in range(100)]
-    shares, deviations = np.transpose(found)
+    shares, deviations = np.transpose(results)
     assert np.mean(deviations) == pytest.approx(np.std(shares), rel=0.03)
-    assert np.mean(deviations) > 5 * (300 / 100 / 200) ** 0.5     # as if each had one of its own
+    assert np.mean(deviations) > 5 * (300 / 100 / 200) ** 0.5     # if all nearest images differed
 
 
 def test_thumbnails_are_means_of_blocks():
@@ -196,6 +196,6 @@ def test_thumbnails_are_means_of_blocks():
     (lambda: metrics.nearest(REAL, FAKE[:2], 3), '2 photographs are fewer than 3'),
     (lambda: metrics.thumbnails(np.zeros((1, 40, 40, 3))), '40 pixels a side are no multiple'),
 ])
-def test_what_is_refused(call, message):
+def test_invalid_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

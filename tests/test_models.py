@@ -9,7 +9,7 @@ import parity
 
 
 @pytest.mark.parametrize('size', models.IMAGE_SIZES)
-def test_only_d_changes_with_the_size(size):
+def test_only_dense_layers_change_with_the_size(size):
     with tf.Graph().as_default():
         g = models.generator(tf.placeholder(tf.float32, [None, 100]), False, size)
         d, logits = models.discriminator(g, False)
@@ -36,7 +36,7 @@ def test_another_size_is_refused(size):
             models.discriminator(tf.zeros([1, size, size, 3]), False)
 
 
-def test_losses():
+def test_losses_are_those_of_the_formula():
     real, fake = np.array([[2.], [-1.]], np.float32), np.array([[0.5], [-3.]], np.float32)
     with tf.Graph().as_default(), tf.Session() as sess:
         loss_d, loss_g = sess.run([losses.loss_d(tf.constant(real), tf.constant(fake)),

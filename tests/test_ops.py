@@ -16,6 +16,7 @@ def graph():
 
 
 def run(fetches, feed=None, steps=()):
+    """Runs the steps and then the fetches in a new session; returns the fetched values."""
     with tf.Session() as sess:
         sess.run(tf.global_variables_initializer())
         for step in steps:
@@ -24,6 +25,7 @@ def run(fetches, feed=None, steps=()):
 
 
 def names():
+    """The names of all variables."""
     return [v.op.name for v in tf.global_variables()]
 
 
@@ -79,7 +81,7 @@ def test_conv2d_transpose_is_the_gradient_of_conv2d(graph):
     np.testing.assert_allclose(y, gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_layers_are_numbered_and_found_again(graph):
+def test_layers_are_numbered_and_reused(graph):
     def network(x):
         h = ops.conv2d(x, 2)
         h = ops.batch_norm(ops.conv2d(h, 2), is_training=True)
@@ -102,7 +104,7 @@ def test_layers_are_numbered_and_found_again(graph):
 @pytest.mark.parametrize('shape', [
     [3, 8, 8, 6], [2, 4, 6, 5], [2, 16, 12, 3], [1, 32, 32, 2]])
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
-def test_tuned_convolutions_are_the_same_sums(graph, shape, precision):
+def test_tuned_convolutions_equal_plain_ones(graph, shape, precision):
     rng = np.random.RandomState(0)
     count, height, width, channels = shape
     large, small = tf.placeholder(tf.float32, [None] + shape[1:]), tf.placeholder(
@@ -114,20 +116,20 @@ def test_tuned_convolutions_are_the_same_sums(graph, shape, precision):
         with tf.variable_scope('net', reuse=tf.AUTO_REUSE):
             y = ops.conv2d(large, 4, name='down')
             x = ops.conv2d_transpose(small, channels, name='up')
-        kinds = {op.type for op in graph.get_operations()}
+        op_types = {op.type for op in graph.get_operations()}
         down, up = tf.trainable_variables('net/down'), tf.trainable_variables('net/up')
         first = (tf.gradients(y * tf.sin(y), [large] + down)
                  + tf.gradients(x * tf.sin(x), [small] + up))
-        # As penalties on slopes have them differentiated once more.
+        # Gradient penalties need second derivatives.
         second = [tf.gradients(tf.square(first[i]), inputs)
                   for i, inputs in ((0, [large] + down[:1]), (3, [small] + up[:1]))]
         results.append([y, x] + first + second[0] + second[1])
         assert x.shape.as_list() == [None] + shape[1:]
         if tuned is None:
-            assert 'DepthToSpace' not in kinds
-    small_enough = shape[1] <= 8
-    assert ('SpaceToDepth' in kinds) == small_enough
-    assert ('DepthToSpace' in kinds) == (channels <= 4 or small_enough and precision == 'float32')
+            assert 'DepthToSpace' not in op_types
+    is_small = shape[1] <= 8
+    assert ('SpaceToDepth' in op_types) == is_small
+    assert ('DepthToSpace' in op_types) == (channels <= 4 or is_small and precision == 'float32')
     with tf.Session() as sess:
         sess.run(tf.global_variables_initializer())
         for plain, fast in zip(*sess.run(results, feed)):
@@ -142,7 +144,7 @@ def test_conv2d_of_images_of_any_size(graph, tuned):
     assert run(y, {x: np.zeros([1, 7, 10, 3])}).shape == (1, 4, 5, 2)
 
 
-def test_convolutions_are_tuned_for_one_graph_alone(graph):
+def test_convolutions_are_tuned_for_one_graph_only(graph):
     with tf.Graph().as_default():
         convolutions.tune('float32')
     ops.conv2d(tf.zeros([1, 8, 8, 8]), 4)
@@ -161,7 +163,7 @@ def test_batch_norm_in_training(graph, static):
     moving = tf.global_variables()[1:]
     updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
     assert len(updates) == 2
-    # Fetching the output moves nothing; the update ops do.
+    # Fetching the output updates no moving average; the update ops do.
     assert run(moving, feed, steps=[y])[0].tolist() == [0, 0, 0]
     y, (mean, variance) = run([y, moving], feed, steps=[updates])
     n = X[..., 0].size
@@ -172,8 +174,8 @@ def test_batch_norm_in_training(graph, static):
     np.testing.assert_allclose(variance, 0.9 + 0.1 * X.var(axes) * n / (n - 1), rtol=1e-6)
 
 
-def test_sync_statistics_are_those_of_the_whole_batch(graph):
-    """Of two equal shares each statistic's mean is itself."""
+def test_sync_statistics_are_those_of_the_batch_of_all_workers(graph):
+    """Two workers with the same images: the mean of a statistic is the statistic."""
     weights = tf.constant([1., -2, 3])
     results = []
     worker = types.SimpleNamespace(size=2, all_reduce_mean_with_gradient=tf.identity)
@@ -181,19 +183,20 @@ def test_sync_statistics_are_those_of_the_whole_batch(graph):
         y = ops.batch_norm(x, True, sync=sync)
         updates = tf.get_collection(tf.GraphKeys.UPDATE_OPS)[-2:]
         slope = tf.gradients(tf.reduce_sum(tf.sin(y) * weights), x)[0]
-        # As a penalty on slopes has it.
+        # Gradient penalties need second derivatives.
         second = tf.gradients(tf.reduce_sum(tf.square(slope) * tf.cos(3 * x)), x)[0]
         results.append(([y, slope, second], tf.global_variables()[-2:], updates))
     with tf.Session() as sess:
         sess.run(tf.global_variables_initializer())
         sess.run([updates for _, _, updates in results])
-        (shared, moving), (whole, whole_moving) = sess.run([result[:2] for result in results])
-    for mine, theirs in zip(shared + moving, [value[:len(X)] for value in whole] + whole_moving):
-        np.testing.assert_allclose(mine, theirs, atol=2e-6 * np.abs(theirs).max())
+        (shared, moving), (expected, expected_moving) = sess.run([result[:2] for result in results])
+    expected = [value[:len(X)] for value in expected] + expected_moving
+    for a, b in zip(shared + moving, expected):
+        np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max())
 
 
 @pytest.mark.parametrize('static', [True, False])
-def test_batch_norm_in_use(graph, static):
+def test_batch_norm_in_inference(graph, static):
     is_training = False if static else tf.placeholder(tf.bool, [])
     y = ops.batch_norm(tf.constant(X), is_training)
     feed = {} if static else {is_training: False}
@@ -205,8 +208,8 @@ def test_batch_norm_in_use(graph, static):
     assert mean.tolist() == [0] * 3 and variance.tolist() == [1] * 3
 
 
-def test_what_moving_averages_are_compared_with_in_use_is_themselves(graph):
-    # And no output of a kernel that does not set it.
+def test_moving_averages_are_updated_with_themselves_in_inference(graph):
+    # Not with an output that the kernel does not set in inference.
     is_training = tf.placeholder(tf.bool, [])
     ops.batch_norm(tf.constant(X), is_training)
     merged = [op for op in graph.get_operations() if op.type in ('Merge', 'If', 'StatelessIf')]
@@ -230,7 +233,7 @@ def test_batch_norm_with_scale_without_center(graph):
     np.testing.assert_allclose(y.std((0, 1, 2)), [1, 2, 3] * spread, rtol=1e-4)
 
 
-def test_a_second_use_updates_after_the_first(graph):
+def test_a_reused_batch_norm_updates_after_the_first_use(graph):
     for value in (1., 5.):
         ops.batch_norm(tf.constant(value, shape=[2, 2, 2, 1]), True, scope='bn',
                        reuse=tf.AUTO_REUSE)
@@ -248,6 +251,6 @@ def test_a_second_use_updates_after_the_first(graph):
     (lambda x: ops.conv2d(x, 1), [None, 4, 4, None], 'conv2d: .*undefined number'),
     (lambda x: ops.conv2d_transpose(x, 1), [None, None, 4, 2], 'conv2d_transpose: .*undefined'),
 ])
-def test_a_layer_that_cannot_be_built_says_why(graph, layer, shape, message):
+def test_invalid_inputs_of_layers_are_named(graph, layer, shape, message):
     with pytest.raises(ValueError, match=message):
         layer(tf.placeholder(tf.float32, shape))

@@ -1,4 +1,4 @@
-"""Odd photographs are used, broken ones named and left out, in bounded time and memory."""
+"""Odd photographs are used; broken ones are named and left out; memory is bounded."""
 import errno
 import io
 import os
@@ -21,13 +21,14 @@ RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
 def content(format, colour=RED, size=(40, 30), **options):
+    """The bytes of an image file of one colour."""
     file = io.BytesIO()
     Image.new('RGB', size, colour).save(file, format, **options)
     return file.getvalue()
 
 
 def png(width, height, rows=0):
-    """A PNG that claims that size, of one bit a pixel, and holds so many rows of it."""
+    """A PNG whose header has this size, with one bit per pixel and data for `rows` rows."""
     def chunk(kind, body):
         return (struct.pack('>I', len(body)) + kind + body
                 + struct.pack('>I', zlib.crc32(kind + body)))
@@ -38,7 +39,7 @@ def png(width, height, rows=0):
 
 
 def sparse(path, start):
-    """A file of a gigabyte that takes no room on the disk."""
+    """Writes a file of a gigabyte that takes no space on the disk."""
     path.write_bytes(start)
     os.truncate(str(path), 2 ** 30)
 
@@ -49,7 +50,7 @@ def load(folder, tmp_path):
 
 @pytest.fixture
 def faces(tmp_path, monkeypatch):
-    """A folder of one good photograph, in which any share may be broken."""
+    """A folder with one good photograph; any share of its files may be broken."""
     monkeypatch.setattr(cache, 'MAX_BROKEN', 1)
     (tmp_path / 'faces').mkdir()
     (tmp_path / 'faces' / 'good.jpg').write_bytes(content('JPEG'))
@@ -87,19 +88,19 @@ def test_an_odd_photograph_is_used(tmp_path, name, recwarn):
     photographs = load(tmp_path / 'faces', tmp_path)
     assert (photographs.names, photographs.broken) == ([name], [])
     assert photographs.images.shape == (1, 8, 8, 3)
-    # The first frame of two, and in the whole square.
+    # The colour is that of the first frame, in the whole square.
     assert np.abs(photographs.images[0] - np.array(RED, int)).max() < 4
     assert load(tmp_path / 'faces', tmp_path).names == [name] and not recwarn.list
 
 
-def test_a_link_to_a_photograph_is_one_and_a_folder_may_be_called_like_one(faces, tmp_path):
+def test_links_to_photographs_and_folders_named_like_photographs_are_followed(faces, tmp_path):
     (faces / 'folder.jpg').mkdir()
     os.symlink(str(faces / 'good.jpg'), str(faces / 'folder.jpg' / 'link.png'))
     photographs = load(faces, tmp_path)
     assert (photographs.names, photographs.broken) == (['folder.jpg/link.png', 'good.jpg'], [])
 
 
-def test_the_square_of_a_turned_photograph_is_cut_from_the_upright_one():
+def test_the_square_is_cut_after_the_exif_rotation():
     pixels = np.random.RandomState(0).randint(0, 256, (51, 80, 3)).astype(np.uint8)
     upright = photographs.square(Image.fromarray(np.rot90(pixels, -1)), 16, crop=30)
     file = io.BytesIO()
@@ -109,7 +110,7 @@ def test_the_square_of_a_turned_photograph_is_cut_from_the_upright_one():
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGBA', 'CMYK', 'I', 'I;16', 'F'])
 @pytest.mark.parametrize('crop', [0, 7])
-def test_the_square_is_the_same_cut_out_before(mode, crop):
+def test_the_square_equals_that_of_a_cropped_image(mode, crop):
     pixels = np.random.RandomState(0).randint(0, 256, (13, 20, 3)).astype(np.uint8)
     if mode == 'I;16':
         image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
@@ -159,26 +160,26 @@ BROKEN = {
 
 
 @pytest.mark.parametrize('name', BROKEN)
-def test_what_is_no_photograph_is_named_and_left_out(faces, tmp_path, capfd, name, monkeypatch):
+def test_broken_files_are_named_and_left_out(faces, tmp_path, capfd, name, monkeypatch):
     monkeypatch.chdir(faces)        # a socket's path has at most 107 characters
     make, reason = BROKEN[name]
     make(faces.joinpath(name).relative_to(faces))
     photographs = load(faces, tmp_path)
     assert photographs.names == ['good.jpg'] and len(photographs.images) == 1
     assert [broken for broken, _ in photographs.broken] == [name]
-    lines = capfd.readouterr().err.splitlines()      # of Pillow's own no warning
+    lines = capfd.readouterr().err.splitlines()      # no warning of Pillow
     assert len(lines) == 2 and lines[1].startswith(f'left out, broken: {name} (')
     assert reason in lines[1]
 
 
-def test_a_photograph_mended_is_read_again(faces, tmp_path):
+def test_a_repaired_photograph_is_read_again(faces, tmp_path):
     os.symlink(str(tmp_path / 'later.jpg'), str(faces / 'link.jpg'))
     assert load(faces, tmp_path).names == ['good.jpg']
     (tmp_path / 'later.jpg').write_bytes(content('JPEG'))
     assert load(faces, tmp_path).names == ['good.jpg', 'link.jpg']
 
 
-def test_a_photograph_that_goes_while_it_is_looked_for_is_named(faces, tmp_path, monkeypatch):
+def test_a_photograph_deleted_during_the_search_is_named(faces, tmp_path, monkeypatch):
     (faces / 'gone.jpg').write_bytes(content('JPEG'))
     walk = photographs.walk
 
@@ -220,14 +221,14 @@ def test_a_folder_that_cannot_be_read_is_named(faces, tmp_path, capsys, monkeypa
     assert load(faces, tmp_path).names == ['good.jpg']
     folder = os.path.join(str(faces), 'lost+found')
     assert f'left out: {folder} (Permission denied)\n' in capsys.readouterr().err
-    number = errno.EMFILE           # the machine's fault, after which all the rest is missing too
+    number = errno.EMFILE           # a system error ends the search
     with pytest.raises(OSError, match='Too many open files'):
         datasets.find(str(faces))
 
 
 @pytest.mark.parametrize('changes', [{6: 99}, {9: 8, 46: 255}, {65: 255}],
                          ids=['of a later zip', 'a name that is no UTF-8', 'a size too large'])
-def test_a_zip_with_a_damaged_directory_is_none(tmp_path, changes):
+def test_a_zip_with_a_damaged_directory_is_refused(tmp_path, changes):
     file = io.BytesIO()
     with zipfile.ZipFile(file, 'w') as archive:
         archive.writestr('a.jpg', content('JPEG'))
@@ -248,7 +249,7 @@ def test_a_zip_with_a_damaged_directory_is_none(tmp_path, changes):
 
 LOAD = """
 import sys
-from dcgan import data
+from dcgan import cache, datasets
 def most():
     with open('/proc/self/status') as f:
         return next(int(line.split()[1]) // 1024 for line in f if line.startswith('VmHWM'))
@@ -259,7 +260,7 @@ print(len(photographs.images), len(photographs.broken), most() - before)
 
 
 def megabytes(dataset, tmp_path):
-    """(good, broken, MB that finding and reading the set took), in a process of its own."""
+    """[good, broken, MB that finding and reading the set took], measured in a new process."""
     out = subprocess.check_output([sys.executable, '-c', LOAD, str(dataset), str(tmp_path)],
                                   cwd=ROOT, universal_newlines=True)
     return [int(word) for word in out.split()]
@@ -280,7 +281,7 @@ def test_bombs_take_no_memory(faces, tmp_path):
 def test_a_large_photograph_is_in_memory_once(faces, tmp_path):
     (faces / 'wide.png').write_bytes(png(20000, 2000, 2000))
     good, broken, grown = megabytes(faces, tmp_path)
-    # 40 MB as Pillow holds it, 16 MB the square as RGB; converted whole it would be 160.
+    # Pillow holds 40 MB, and the square takes 16 MB as RGB; the whole image as RGB takes 160 MB.
     assert (good, broken) == (2, 0) and grown < 110
 
 

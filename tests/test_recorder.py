@@ -1,4 +1,4 @@
-"""What is due after a step is done beside the training, completely, and its faults end the run."""
+"""Sheets and metrics are computed in the background, are complete, and end a run if they fail."""
 import threading
 
 import pytest
@@ -9,17 +9,17 @@ from running import rows, run_here
 RUN = ['--max-steps', 4, '--sample-every', 1, '--save-every', 2]
 
 
-def test_sheets_and_measures_do_not_keep_the_training_thread(toy, tmp_path, monkeypatch):
+def test_sheets_and_metrics_run_outside_the_training_thread(toy, tmp_path, monkeypatch):
     threads = []
 
-    def noting(method):
-        def noted(*args, **options):
+    def recording_thread(method):
+        def recorded(*args, **options):
             threads.append(threading.current_thread())
             method(*args, **options)
-        return noted
+        return recorded
 
     for name in ('sheet', 'quality'):
-        monkeypatch.setattr(log.Log, name, noting(getattr(log.Log, name)))
+        monkeypatch.setattr(log.Log, name, recording_thread(getattr(log.Log, name)))
     run_here('train.py', *toy, *RUN, cwd=tmp_path)
     assert len(threads) == 4 + 2 and threading.main_thread() not in threads
     assert [row['step'] for row in rows(tmp_path / 'samples' / 'dcgan_toy' / 'quality.csv')] == [
@@ -27,27 +27,27 @@ def test_sheets_and_measures_do_not_keep_the_training_thread(toy, tmp_path, monk
 
 
 def test_records_are_complete_before_the_next_checkpoint(toy, tmp_path, monkeypatch):
-    """A kill after a checkpoint must not lose the sheets and measures before it."""
-    samples, found = tmp_path / 'samples' / 'dcgan_toy', []
-    slow = threading.Event()
+    """A kill after a checkpoint must not lose the sheets and metrics of earlier steps."""
+    samples, saves = tmp_path / 'samples' / 'dcgan_toy', []
+    never_set = threading.Event()
 
     def sheet(self, step, images, inner=log.Log.sheet):
-        slow.wait(1)
+        never_set.wait(1)
         inner(self, step, images)
 
     def save(session, saver, folder, name, step, *args, inner=checkpoint.save):
-        found.append((step, sorted(path.name for path in samples.glob('step_*'))))
+        saves.append((step, sorted(path.name for path in samples.glob('step_*'))))
         return inner(session, saver, folder, name, step, *args)
 
     monkeypatch.setattr(log.Log, 'sheet', sheet)
     monkeypatch.setattr(checkpoint, 'save', save)
     run_here('train.py', *toy, *RUN, cwd=tmp_path)
     sheets = [f'step_{step:07d}.png' for step in range(1, 5)]
-    assert found == [(2, sheets[:2]), (4, sheets)]
+    assert saves == [(2, sheets[:2]), (4, sheets)]
 
 
 @pytest.mark.parametrize('name', ['sheet', 'quality'])
-def test_a_fault_in_the_background_ends_the_run(toy, tmp_path, monkeypatch, name):
+def test_an_error_in_the_background_ends_the_run(toy, tmp_path, monkeypatch, name):
     def failing(self, step, *args, **options):
         if step >= 3:
             raise OSError(28, 'No space left on device', f'{name}.file')

@@ -1,4 +1,4 @@
-"""What --resume goes on with: the run that is there, as it was started, never another one."""
+"""--resume continues the existing run with its schedule, and never begins another run."""
 import json
 import os
 import shutil
@@ -6,21 +6,17 @@ import shutil
 import pytest
 from PIL import Image
 
-from dcgan import checkpoint, toy
-from running import TOY, pixels, refused_here, run_here
+from dcgan import toy
+from running import TOY, pixels, refused_here, run_here, steps_of
 
 ENDINGS = ('.data-00000-of-00001', '.index', '.json')
 
 
 @pytest.fixture
 def copy(home, tmp_path):
-    """A copy of the models of home."""
+    """A folder with a copy of the checkpoints of home."""
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     return tmp_path
-
-
-def steps(folder, name='dcgan_toy'):
-    return [step for step, _ in checkpoint.checkpoints_of(str(folder), name)]
 
 
 def test_checkpoint_of_the_original_program_resumes_and_still_draws(toy, home, tmp_path):
@@ -35,12 +31,12 @@ def test_checkpoint_of_the_original_program_resumes_and_still_draws(toy, home, t
                      '--num', 4, cwd=tmp_path)
     assert '9 done of 10' in out
     assert not (tmp_path / 'model' / 'dcgan_toy-4.json').exists()
-    shown, before = (pixels(folder / 'faces_seed0.png') for folder in (
+    faces, trained = (pixels(folder / 'faces_seed0.png') for folder in (
         tmp_path / '4', tmp_path / '10'))
-    assert (shown != before).any()
+    assert (faces != trained).any()
 
 
-def test_the_original_program_s_settings_are_said_where_they_differ(copy):
+def test_resume_of_an_original_checkpoint_names_its_settings(copy):
     for step in (4, 6):
         (copy / 'model' / f'dcgan_toy-{step}.json').unlink()
     _, err = run_here('train.py', *TOY, '--resume', '--dry-run', cwd=copy)
@@ -54,30 +50,30 @@ def test_resume_keeps_the_schedule_that_the_run_was_started_with(toy, tmp_path):
              '--samples-dir', 'sheets']
     run_here('train.py', *toy, *start, '--max-steps', 6, cwd=tmp_path)
     _, err = run_here('train.py', *toy, '--resume', '--max-steps', 8, cwd=tmp_path)
-    assert steps(tmp_path / 'model') == [1, 2, 3, 4, 5, 6, 7, 8] and not err
+    assert steps_of(tmp_path / 'model') == [1, 2, 3, 4, 5, 6, 7, 8] and not err
     assert not (tmp_path / 'samples').exists()
     sheets = sorted(name for name in os.listdir(str(tmp_path / 'sheets')) if 'step_' in name)
     assert sheets == [f'step_{step:07d}.png' for step in (2, 4, 6, 8)]
-    # Given anew another value counts, and what it removes is said before.
+    # A new value replaces the saved one; what it removes is printed first.
     _, err = run_here('train.py', *toy, '--resume', '--max-steps', 9, '--max-to-keep', 3,
                       cwd=tmp_path)
     assert err == ('--max-to-keep 3: 8 checkpoints are in model; the next save removes the oldest '
                    '6, --max-to-keep 0 none\n')
-    assert steps(tmp_path / 'model') == [7, 8, 9]
+    assert steps_of(tmp_path / 'model') == [7, 8, 9]
     _, err = run_here('train.py', *toy, '--resume', '--max-steps', 10, cwd=tmp_path)
-    assert steps(tmp_path / 'model') == [8, 9, 10] and not err
+    assert steps_of(tmp_path / 'model') == [8, 9, 10] and not err
 
 
-def test_a_schedule_that_no_run_has_is_named(copy):
+def test_an_impossible_schedule_is_named(copy):
     path = copy / 'model' / 'dcgan_toy-6.json'
-    metadata = json.loads(path.read_text())
-    metadata['schedule']['save_every'] = 0
-    path.write_text(json.dumps(metadata))
+    details = json.loads(path.read_text())
+    details['schedule']['save_every'] = 0
+    path.write_text(json.dumps(details))
     assert 'dcgan_toy-6.json: save_every is 0, as no run has it' in refused_here(
         'train.py', '--resume', '--dry-run', cwd=copy)
 
 
-def test_resume_takes_no_other_data_set_where_metadata_is_lost(copy):
+def test_resume_without_metadata_takes_no_other_data_set(copy):
     for step in (4, 6):
         (copy / 'model' / f'dcgan_toy-{step}.json').write_text('{"settings": ')
     _, err = run_here('train.py', '--resume', '--dry-run', cwd=copy, code=2)
@@ -102,20 +98,20 @@ def test_resume_begins_no_run_of_another_data_set(copy):
                                                   '--dry-run', cwd=copy)
 
 
-def test_resume_goes_on_where_the_photographs_folder_has_another_name(tmp_path):
+def test_resume_continues_with_a_renamed_folder_of_images(tmp_path):
     os.mkdir(str(tmp_path / 'faces'))
     for number in range(8):
         toy.draw(str(number)).save(str(tmp_path / 'faces' / f'{number}.png'))
     options = ['--image-size', 32, '--batch-size', 4, '--resume']
     run_here('train.py', '--dataset', 'faces', *options, '--max-steps', 2, cwd=tmp_path)
     (tmp_path / 'faces').rename(tmp_path / 'photos')
-    for last in (3, 4):     # again, as its metadata has the new name now
+    for last in (3, 4):     # the second time metadata has the new name
         out, _ = run_here('train.py', '--dataset', 'photos', *options, '--max-steps', last,
                           cwd=tmp_path)
         assert f'{last - 1} done of {last}' in out
     out, _ = run_here('train.py', '--resume', '--max-steps', 5, cwd=tmp_path)
     assert '4 done of 5' in out
-    assert steps(tmp_path / 'model', 'dcgan_faces') == [2, 3, 4, 5]
+    assert steps_of(tmp_path / 'model', 'dcgan_faces') == [2, 3, 4, 5]
     assert os.listdir(str(tmp_path / 'samples')) == ['dcgan_faces']
     toy.draw('9').save(str(tmp_path / 'photos' / '0.png'))
     assert 'photos is not what ' in run_here('train.py', '--dataset', 'photos', *options,

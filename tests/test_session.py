@@ -1,4 +1,4 @@
-"""How TensorFlow is set up: precision by device, which device, what is not imported."""
+"""TensorFlow's set-up: precision, device, errors of GPUs, modules that are not imported."""
 import os
 import platform
 import subprocess
@@ -11,35 +11,32 @@ from tensorflow.python.framework import test_util
 import graphs
 import plain_celeba
 import recording
-from conftest import ROOT
+from conftest import ROOT, TF1
 from dcgan import cluster, session, toy
-from test_cluster import addresses
-from test_programs import TINY, run_here
-
-OLD = tf.__version__.startswith('1.')
+from running import TINY, free_addresses, run_here
 
 
 def gpu(monkeypatch, capability):
-    """A GPU of that compute capability, or none."""
+    """Simulates a GPU of this compute capability, or none for None."""
     def is_gpu_available(min_cuda_compute_capability=None):
         return capability is not None and capability >= (min_cuda_compute_capability or (0, 0))
     monkeypatch.setattr(tf.test, 'is_gpu_available', is_gpu_available)
 
 
 @pytest.mark.parametrize('capability, precision', [((7, 5), 'float16'), ((6, 1), 'float32')])
-def test_auto_on_a_gpu(monkeypatch, capability, precision):
+def test_auto_precision_on_a_gpu(monkeypatch, capability, precision):
     gpu(monkeypatch, capability)
     assert session.choose_precision('auto')[0] == precision
     assert session.choose_precision('float32') == ('float32', 'as asked')
     with pytest.raises(ValueError, match=f'the GPU has .* cores; .* auto, which is {precision}'):
         session.choose_precision('bfloat16')
-    assert not session.has_onednn()      # so no formulation measured on a processor is chosen
+    assert not session.has_onednn()      # so no convolution tuned for processors is chosen
 
 
-@pytest.mark.skipif(OLD, reason='no bfloat16 in TensorFlow 1.15')
+@pytest.mark.skipif(TF1, reason='no bfloat16 in TensorFlow 1.15')
 @pytest.mark.parametrize('flags, precision', [
     ({'avx2'}, 'float32'), ({'avx2', 'avx512_bf16'}, 'bfloat16'), ({'amx_bf16'}, 'bfloat16')])
-def test_auto_on_a_processor(monkeypatch, flags, precision):
+def test_auto_precision_on_a_processor(monkeypatch, flags, precision):
     gpu(monkeypatch, None)
     monkeypatch.setattr(session, 'has_onednn', lambda: True)
     monkeypatch.setattr(session, '_processor_flags', lambda: flags)
@@ -48,7 +45,7 @@ def test_auto_on_a_processor(monkeypatch, flags, precision):
     assert session.choose_precision('bfloat16') == ('bfloat16', 'as asked')
 
 
-@pytest.mark.skipif(OLD or not session.is_x86(), reason='oneDNN is in TensorFlow 2 for x86-64')
+@pytest.mark.skipif(TF1 or not session.is_x86(), reason='oneDNN is in TensorFlow 2 for x86-64')
 def test_onednn_is_used_on_every_x86_processor():
     program = 'from dcgan import session; session.set_up(); print(session.has_onednn())'
     environment = dict(os.environ, PYTHONPATH=ROOT)
@@ -56,7 +53,7 @@ def test_onednn_is_used_on_every_x86_processor():
     assert subprocess.check_output([sys.executable, '-c', program], env=environment) == b'True\n'
 
 
-@pytest.mark.skipif(OLD, reason='no bfloat16 in TensorFlow 1.15')
+@pytest.mark.skipif(TF1, reason='no bfloat16 in TensorFlow 1.15')
 def test_without_onednn_there_is_no_bfloat16():
     program = ('from dcgan import session; session.set_up(); '
                'print(session.choose_precision("auto"), session.has_onednn()); '
@@ -70,24 +67,24 @@ def test_without_onednn_there_is_no_bfloat16():
         f'ValueError: {why}; it takes float32 or auto, which is float32 there')
 
 
-@pytest.mark.skipif(not OLD, reason='TensorFlow 1.15 only')
+@pytest.mark.skipif(not TF1, reason='TensorFlow 1.15 only')
 def test_bfloat16_is_refused_where_tensorflow_lacks_it():
     assert session.choose_precision('auto')[0] == 'float32'
     with pytest.raises(ValueError, match='has no bfloat16 for the processor'):
         session.choose_precision('bfloat16')
 
 
-@pytest.mark.parametrize('precision', ['float16'] + ['bfloat16'] * (not OLD))
+@pytest.mark.parametrize('precision', ['float16'] + ['bfloat16'] * (not TF1))
 def test_a_session_computes_in_its_precision(precision):
     losses = {}
     for name in ('float32', precision):
-        p = graphs.build(image_size=32, width=4, loss_scale=session.LOSS_SCALES[name])
-        with session.open_session(p.graph, name) as sess:
-            recording.start(tf, p, sess)
-            _, losses[name] = sess.run([p.optimizer_d, p.loss_d],
-                                       recording.feed(p, 1, True, size=32))
+        model = graphs.build(image_size=32, width=4, loss_scale=session.LOSS_SCALES[name])
+        with session.open_session(model.graph, name) as sess:
+            recording.start(tf, model, sess)
+            _, losses[name] = sess.run([model.optimizer_d, model.loss_d],
+                                       recording.feed(model, 1, True, size=32))
     assert losses[precision] == pytest.approx(losses['float32'], rel=0.02)
-    # The rewriter casts to bfloat16 where oneDNN can multiply in it, to float16 on a GPU only.
+    # The rewriter casts to bfloat16 if oneDNN multiplies in it, and to float16 only on a GPU.
     casts = precision == 'bfloat16' and session.has_onednn()
     assert (losses[precision] != losses['float32']) == casts
 
@@ -96,13 +93,13 @@ def test_a_session_computes_in_its_precision(precision):
     ('cpu', None, '-1'), ('cpu', '2,5', '-1'), ('gpu:1', None, '1'), ('gpu:0', '2,5', '2'),
     ('gpu:1', ' 2 , 5 ', '5'), ('gpu:1', 'GPU-8932f937,MIG-4a1c', 'MIG-4a1c'),
     ('gpu:0', '3,-1,4', '3')])
-def test_a_device_is_one_of_those_that_may_be_used(device, listed, visible):
-    # A second set_up, as train.py --resume makes it, means the same device.
+def test_device_selects_among_the_visible_gpus(device, listed, visible):
+    # train.py --resume calls set_up twice; both calls must select the same device.
     program = ('import os, sys; from dcgan import session; session.has_gpu = lambda: True; '
                f'[session.set_up(device={device!r}) for _ in range(2)]; '
                'print(os.environ["CUDA_VISIBLE_DEVICES"], "matplotlib" in sys.modules)')
     done = with_gpus(listed, program)
-    assert done.stdout.split() == [visible, 'False']    # Keras, which brings matplotlib, stays out
+    assert done.stdout.split() == [visible, 'False']    # Keras would import matplotlib
 
 
 @pytest.mark.parametrize('device, listed, sentence', [
@@ -112,14 +109,14 @@ def test_a_device_is_one_of_those_that_may_be_used(device, listed, visible):
     ('gpu:0', '', 'CUDA_VISIBLE_DEVICES= leaves no GPU'),
     ('gpu:0', '-1', 'CUDA_VISIBLE_DEVICES=-1 leaves no GPU'),
     ('gpu:0', 'NoDevFiles', 'TensorFlow sees no such GPU')])
-def test_a_gpu_that_is_not_to_be_had_is_refused(device, listed, sentence):
+def test_an_unavailable_gpu_is_refused(device, listed, sentence):
     done = with_gpus(listed, f'from dcgan import session; session.set_up(device={device!r})')
     assert (done.returncode, done.stdout) == (2, '')
     assert done.stderr == f'error: --device {device}: {sentence}\n'
 
 
 def with_gpus(listed, program):
-    """The ended process of a program where CUDA_VISIBLE_DEVICES is listed, or None for unset."""
+    """Runs a program with CUDA_VISIBLE_DEVICES = `listed`, None: unset; returns its process."""
     environment = dict(os.environ, PYTHONPATH=ROOT)
     environment.pop('CUDA_VISIBLE_DEVICES', None)
     if listed is not None:
@@ -128,7 +125,7 @@ def with_gpus(listed, program):
                           env=environment, text=True)
 
 
-# Where a GPU is seen but can't be used, TensorFlow has raised one of these.
+# Errors that TensorFlow has raised for a GPU that it sees but can't use.
 DRIVER = ('cudaGetDevice() failed. Status: CUDA driver version is insufficient for CUDA runtime '
           'version')
 IN_USE = ('failed initializing StreamExecutor for CUDA device ordinal 0: INTERNAL: failed call to '
@@ -149,14 +146,14 @@ def raising(error):
 
 
 def asking_raises(monkeypatch, error):
-    """Has TensorFlow raise when it is asked for GPUs, on a processor on which it is."""
+    """Has TensorFlow raise the error when session asks it for GPUs."""
     monkeypatch.setattr(tf.test, 'is_gpu_available', raising(error))
     monkeypatch.setattr(test_util, 'IsMklEnabled', lambda: True)
     monkeypatch.setattr(platform, 'machine', lambda: 'x86_64')
 
 
 def refusal(capsys, function, *arguments):
-    """The one sentence with which function(*arguments) ends."""
+    """Calls function(*arguments), which must end the program; returns its error, one sentence."""
     with pytest.raises(SystemExit) as stop:
         function(*arguments)
     err = capsys.readouterr().err.splitlines()
@@ -181,7 +178,7 @@ def test_a_gpu_that_cannot_be_used_is_named(monkeypatch, capsys, error):
         patch.setattr(tf, 'Session', raising(error))
         assert refusal(capsys, session.open_session, graph) == sentence
     asking_raises(monkeypatch, error)
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')        # set_up would keep it changed
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')        # as set_up changes it for good
     for ask in (session.has_onednn, lambda: session.choose_precision('auto'),
                 lambda: session.set_up(device='gpu:0')):
         assert refusal(capsys, ask) == sentence
@@ -191,7 +188,7 @@ def test_a_gpu_that_cannot_be_used_is_named(monkeypatch, capsys, error):
     tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating by allocator cuda_host_bfc'),
     tf.errors.InternalError(None, None, 'Could not find valid device for node.'),
     RuntimeError('Attempted to use a closed Session.')])
-def test_another_fault_is_not_taken_for_the_gpus(error):
+def test_other_errors_are_not_reported_as_gpu_errors(error):
     with pytest.raises(type(error)), session.explained_gpu_faults():
         raise error
 
@@ -222,5 +219,5 @@ def test_each_program_names_a_gpu_that_cannot_be_used(monkeypatch, tmp_path, pro
 @pytest.mark.skipif(sys.platform != 'linux', reason='no cluster elsewhere')
 def test_a_worker_names_a_gpu_that_cannot_be_used(monkeypatch, capsys):
     monkeypatch.setattr(tf.train, 'Server', raising(FAULTS[0]))
-    monkeypatch.setenv('no_grpc_proxy', '')         # a worker would keep it changed
-    assert f'GPU that it sees ({DRIVER})' in refusal(capsys, cluster.Cluster, addresses(2), 0)
+    monkeypatch.setenv('no_grpc_proxy', '')         # as a worker changes it for good
+    assert f'GPU that it sees ({DRIVER})' in refusal(capsys, cluster.Cluster, free_addresses(2), 0)

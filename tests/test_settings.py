@@ -1,4 +1,4 @@
-"""The table of options: what the command line takes is what saved metadata is held to."""
+"""The table of options: saved metadata must hold values that the command line accepts."""
 import json
 
 import pytest
@@ -24,7 +24,7 @@ def test_saved_values_that_the_command_line_refuses_are_named(name, value):
     assert str(error.value) == f'{name} is {value!r}, as no run has it'
 
 
-def test_saved_values_that_the_command_line_takes_are_taken():
+def test_saved_values_that_the_command_line_accepts_are_accepted():
     settings.check_saved({**DEFAULTS, **settings.SCHEDULE})
     settings.check_saved({
         'lr_d': 0.5, 'beta1': 0, 'augment': ['flip', 'crop'], 'attributes': ['Smiling', 'Male'],
@@ -47,7 +47,7 @@ def test_every_row_is_an_option_of_train():
 
 
 def metadata_of(**changes):
-    """What a checkpoint's .json holds at least, with changes: 'data/crc32' is a place in it."""
+    """The least content of a checkpoint's .json, with changes: {'data/crc32': value}."""
     content = {'settings': {'dataset': 'toy', 'crop': 0}, 'step': 6, 'epoch': 0.1,
                'data': {'dataset': 'toy', 'photographs': 4000, 'crc32': 5}}
     for place, value in changes.items():
@@ -67,7 +67,7 @@ def metadata_of(**changes):
     ('end', {'epochs': None, 'max_steps': None}), ('end', {'epochs': 'all'}), ('run', 7),
     ('figures/swd', 'small'), ('figures/swd', float('inf')), ('averaged', 'yes'),
     ('schedule', [])])
-def test_metadata_that_no_run_writes_is_named(tmp_path, place, value):
+def test_impossible_metadata_is_named(tmp_path, place, value):
     prefix = str(tmp_path / 'dcgan_toy-6')
     (tmp_path / 'dcgan_toy-6.json').write_text(json.dumps(metadata_of()))
     metadata.read(prefix)

@@ -1,7 +1,7 @@
-"""web/ in a real browser: what it draws and what its controls do; its numbers are numpy's.
+"""The page in web/, in a real browser: images, controls, error messages, random numbers.
 
-The browser's tests take chromium and chromedriver (or CHROMIUM and CHROMEDRIVER), and the folder
-that web/vendor.py makes: web/vendor/, or the one ONNXRUNTIME_WEB names.
+The tests in the browser need chromium and chromedriver (or the variables CHROMIUM and CHROMEDRIVER)
+and the folder that web/vendor.py writes: web/vendor/, or the one that ONNXRUNTIME_WEB names.
 """
 import base64
 import contextlib
@@ -26,10 +26,10 @@ from PIL import Image
 import chromium
 import export
 import sampler
-from conftest import ROOT
+from attribute_generator import NAMES
+from conftest import ROOT, TF1
 from dcgan import pictures
 from running import TINY
-from test_export import NAMES, OLD, asked  # noqa: F401  a fixture
 
 WEB = os.path.join(ROOT, 'web')
 sys.path.append(WEB)
@@ -39,20 +39,20 @@ import vendor  # noqa: E402  found by the line above
 PAGE = ['index.html', 'style.css', 'app.js', 'random.js']
 VENDOR = os.environ.get('ONNXRUNTIME_WEB', os.path.join(WEB, 'vendor'))
 NODE = shutil.which('node')
-LACKS = [reason for lack, reason in [
-    (OLD, 'no onnx for Python 3.7'),
+MISSING = [reason for is_missing, reason in [
+    (TF1, 'no onnx for Python 3.7'),
     (not (chromium.CHROMIUM and chromium.DRIVER), 'no chromium and chromedriver'),
     (not os.path.exists(os.path.join(VENDOR, 'onnxruntime.wasm')),
-     f'{VENDOR} is missing; python web/vendor.py makes it')] if lack]
-in_browser = pytest.mark.skipif(bool(LACKS), reason='; '.join(LACKS))
-# A module that only takes SIMD to be valid: i8x16.popcnt(i8x16.splat(0)).
+     f'{VENDOR} is missing; python web/vendor.py makes it')] if is_missing]
+in_browser = pytest.mark.skipif(bool(MISSING), reason='; '.join(MISSING))
+# A module that is valid only with SIMD: i8x16.popcnt(i8x16.splat(0)).
 SIMD = [0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10, 1, 8, 0, 65, 0,
         253, 15, 253, 98, 11]
-OFF = 1         # grey levels that a pixel may be off: sums in another order, then rounded
+OFF = 1         # grey levels that a pixel may differ by: sums in another order, then rounding
 
 
 @pytest.mark.skipif(NODE is None, reason='node is not installed')
-def test_random_numbers_are_numpys(tmp_path):
+def test_random_numbers_equal_those_of_numpy(tmp_path):
     seeds = [0, 1, 7, 123456, 2**31, 2**32 - 1, [0, 3050373649], [2**32 - 1, 5], list(range(700))]
     sizes = [1, 2, 3, 16, 17, 1000, 1024, 2**31 + 1]
     (tmp_path / 'package.json').write_text('{"type": "module"}')
@@ -80,7 +80,7 @@ def test_a_package_with_another_checksum_is_refused(tmp_path):
         assert err.count('\n') == 1 and not (tmp_path / 'vendor').exists()
 
 
-def test_a_package_is_unpacked_where_the_folder_cannot_be_printed(tmp_path):
+def test_a_package_is_unpacked_into_a_folder_with_an_unprintable_name(tmp_path):
     with tarfile.open(str(tmp_path / 'package.tgz'), 'w:gz') as tar:
         for name in vendor.FILES:
             member = tarfile.TarInfo(name)
@@ -97,7 +97,7 @@ def test_a_package_is_unpacked_where_the_folder_cannot_be_printed(tmp_path):
     assert (folder / 'onnxruntime.js').read_text() == 'package/dist/ort.wasm.bundle.min.mjs'
 
 
-def test_the_server_of_the_page_listens_on_this_machine_alone():
+def test_documented_servers_listen_on_this_machine_only():
     places = [os.path.join(ROOT, 'docs', 'drawing.md')] + [os.path.join(WEB, name) for name in PAGE]
     commands = []
     for place in places:
@@ -114,7 +114,7 @@ def test_the_page_names_no_other_host():
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Python's server; what a browser does not ask for again is not kept from the tests."""
+    """Python's server without messages; it forbids caching, so the browser requests every file."""
 
     def log_message(self, *_):
         pass
@@ -125,17 +125,17 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 class SinglePage(Quiet):
-    """A host that answers 200 with a page where there is no file, as those of single-page apps."""
+    """A host that answers 200 with a page for a missing file, as for single-page apps."""
 
     def translate_path(self, path):
-        found = super().translate_path(path)
+        file = super().translate_path(path)
         page = os.path.join(self.directory, 'plain', 'index.html')
-        return found if os.path.exists(found) else page
+        return file if os.path.exists(file) else page
 
 
 @contextlib.contextmanager
 def serving(handler, folder):
-    """The address of a server of a folder."""
+    """Serves a folder; yields the address."""
     server = http.server.ThreadingHTTPServer(
         ('127.0.0.1', 0), functools.partial(handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -147,15 +147,15 @@ def serving(handler, folder):
 
 
 @pytest.fixture(scope='module')
-def site(tmp_path_factory, asked):  # noqa: F811
-    """(folder, address): the page with models in plain/ and asked/, each of them a page too."""
+def site(tmp_path_factory, attribute_checkpoint):
+    """(folder, address) of two pages: plain/ and attributes/, each with its model."""
     folder = tmp_path_factory.mktemp('site')
-    for name, ckpt in [('plain', TINY), ('asked', asked)]:
+    for name, ckpt in [('plain', TINY), ('attributes', attribute_checkpoint)]:
         (folder / name).mkdir()
         for file in PAGE:
             shutil.copy(os.path.join(WEB, file), str(folder / name))
         os.symlink(os.path.abspath(VENDOR), str(folder / name / 'vendor'))
-        with pytest.MonkeyPatch.context() as patch:     # export.py hides GPUs, for good
+        with pytest.MonkeyPatch.context() as patch:     # export.py hides GPUs for good
             patch.setenv('CUDA_VISIBLE_DEVICES', '-1')
             export.main(['--ckpt', ckpt, '--format', 'onnx', '--out',
                          str(folder / name / 'generator.onnx')])
@@ -165,15 +165,16 @@ def site(tmp_path_factory, asked):  # noqa: F811
 
 @pytest.fixture(scope='module')
 def browser(site):
+    """A browser, whose downloads go to the folder of site."""
     with chromium.Browser(site[0]) as browser:
         yield browser
 
 
 @pytest.fixture
 def page(browser, site):
-    """A function that opens a page and returns the browser once all is drawn."""
+    """A function that opens a page, waits until all is drawn, and returns the browser."""
     def opened(path):
-        browser.open('about:blank')         # or another fragment alone would load nothing
+        browser.open('about:blank')         # a new fragment alone loads nothing
         browser.open(f'{site[1]}/{path}')
         settled(browser)
         return browser
@@ -181,6 +182,7 @@ def page(browser, site):
 
 
 def until(browser, condition):
+    """Waits until a condition in JavaScript is true."""
     for _ in range(600):
         if browser.run(f'return Boolean({condition})'):
             return
@@ -189,16 +191,18 @@ def until(browser, condition):
 
 
 def settled(browser):
+    """Waits until the face and the grid are drawn."""
     until(browser, "['studio', 'grid'].every(id => document.getElementById(id)"
                    ".getAttribute('aria-busy') === 'false')")
 
 
 def said(browser, text):
+    """Waits until the status line contains a text."""
     until(browser, f"document.getElementById('said').textContent.includes({json.dumps(text)})")
 
 
 def face(browser, canvas='#face'):
-    """uint8 [h, w, 3] of a canvas."""
+    """The pixels of a canvas when all is drawn, uint8 [h, w, 3]."""
     settled(browser)
     size, values = browser.run(
         'const canvas = document.querySelector(arguments[0]);'
@@ -209,14 +213,15 @@ def face(browser, canvas='#face'):
     return pixels[..., :3]
 
 
-def wanted(ckpt, seed, truncate=1, **attributes):
-    """What generate.py draws."""
+def expected(ckpt, seed, truncate=1, **attributes):
+    """The face that generate.py draws, uint8 [h, w, 3]."""
     with sampler.Sampler(ckpt) as generator:
         return generator.draw(truncate * generator.latent(seed)[None],
                               generator.labels(seed, 1, attributes))[0]
 
 
 def gap(a, b):
+    """The largest difference between two images, in grey levels."""
     return np.abs(a.astype(int) - b).max()
 
 
@@ -226,20 +231,20 @@ def seed_of(browser):
 
 @in_browser
 @pytest.mark.parametrize('seed', [0, 7, 2**32 - 1])
-def test_the_face_of_a_seed_is_generates(seed, page):
+def test_the_face_of_a_seed_equals_that_of_generate(seed, page):
     browser = page(f'plain/#seed={seed}')
-    assert gap(face(browser), wanted(TINY, seed)) <= OFF
+    assert gap(face(browser), expected(TINY, seed)) <= OFF
     assert face(browser).std() > 5
     assert browser.run("return document.getElementById('notice').innerText") == ''
 
 
 @in_browser
-def test_no_request_leaves(page, site, browser):
+def test_no_request_goes_to_another_host(page, site, browser):
     browser.requests()
     page('plain/')
-    found = [url for url in browser.requests() if not url.startswith(('about:', 'data:'))]
-    assert f'{site[1]}/plain/vendor/onnxruntime.wasm' in found
-    assert [url for url in found if not url.startswith(site[1] + '/plain/')] == []
+    urls = [url for url in browser.requests() if not url.startswith(('about:', 'data:'))]
+    assert f'{site[1]}/plain/vendor/onnxruntime.wasm' in urls
+    assert [url for url in urls if not url.startswith(site[1] + '/plain/')] == []
 
 
 @in_browser
@@ -249,14 +254,14 @@ def test_new_faces_by_button_and_key(page):
     browser.click('#new')
     second, seed = face(browser), seed_of(browser)
     assert seed != 7 and gap(second, first) > OFF
-    assert gap(second, wanted(TINY, seed)) <= OFF
+    assert gap(second, expected(TINY, seed)) <= OFF
     said(browser, f'Face of seed {seed}.')
     browser.press('n')
     assert seed_of(browser) not in (7, seed) and gap(face(browser), second) > OFF
     browser('POST', '/back')
     assert (seed_of(browser), gap(face(browser), second)) == (seed, 0)
 
-    # In the field the keys are letters, and where they are switched off they do nothing.
+    # In the text field keys are letters; after they are switched off they do nothing.
     browser.click('#seed')
     browser.press('n', 'm')
     typed = browser.run("return document.getElementById('seed').value")
@@ -272,14 +277,14 @@ def test_new_faces_by_button_and_key(page):
 
 
 @in_browser
-def test_the_square_is_walked_on_gradually(page):
+def test_the_pad_changes_the_face_gradually(page):
     browser = page('plain/#seed=7')
-    home = face(browser)
+    middle = face(browser)
     browser.run("document.getElementById('pad').focus()")
     gaps = []
     for _ in range(3):
         browser.press('Right')
-        gaps.append(np.abs(face(browser).astype(int) - home).mean())
+        gaps.append(np.abs(face(browser).astype(int) - middle).mean())
     assert 0 < gaps[0] < gaps[1] < gaps[2]
     said(browser, 'Face of seed 7, moved 0.15 right.')
     until(browser, "location.hash === '#seed=7&at=0.15,0'")
@@ -287,36 +292,36 @@ def test_the_square_is_walked_on_gradually(page):
     assert browser.run(pad) == '0.15 right'
     browser.press('Down')
     assert browser.run(pad) == '0.15 right, 0.05 down'
-    there = face(browser)
+    moved = face(browser)
     browser.press('Home')
-    assert gap(face(browser), home) == 0 and browser.run(pad) == 'in the middle'
+    assert gap(face(browser), middle) == 0 and browser.run(pad) == 'in the middle'
     page('plain/#seed=7&at=0.15,-0.05')
-    assert gap(face(browser), there) == 0
+    assert gap(face(browser), moved) == 0
 
-    # To a corner and past it, with the pointer.
+    # With the pointer, to a corner and beyond it.
     browser.drag('#pad', (0, 0), (20, -30), (85, -120))
-    assert gap(face(browser), there) > OFF
+    assert gap(face(browser), moved) > OFF
     x, y = browser.run("const knob = document.getElementById('knob').style;"
                        'return [knob.left, knob.top].map(parseFloat)')
-    assert 90 < x < 100 and y == 0        # past the upper edge, at the edge
+    assert 90 < x < 100 and y == 0        # beyond the upper edge counts as at it
 
 
 @in_browser
-def test_strength_is_generates_truncate(page):
+def test_strength_equals_truncate_of_generate(page):
     browser = page('plain/#seed=7')
-    home = face(browser)
+    full = face(browser)
     browser.run("document.getElementById('strength').focus()")
     for _ in range(6):
         browser.press('Left')
     assert browser.run("return document.getElementById('strength-value').textContent") == '0.70'
-    assert gap(face(browser), home) > OFF
-    assert gap(face(browser), wanted(TINY, 7, 0.7)) <= OFF
+    assert gap(face(browser), full) > OFF
+    assert gap(face(browser), expected(TINY, 7, 0.7)) <= OFF
     said(browser, 'Strength 0.70.')
     until(browser, "location.hash === '#seed=7&strength=0.7'")
 
 
 @in_browser
-def test_one_of_sixteen_is_chosen(page):
+def test_a_face_of_the_grid_can_be_chosen(page):
     browser = page('plain/#seed=7')
     third = '#grid button:nth-child(3)'
     chosen = face(browser, f'{third} canvas')
@@ -325,7 +330,7 @@ def test_one_of_sixteen_is_chosen(page):
     seed = seed_of(browser)
     assert browser.run(f"return document.querySelector('{third}').ariaLabel") == (
         f'Face of seed {seed}')
-    assert gap(chosen, wanted(TINY, seed)) <= OFF
+    assert gap(chosen, expected(TINY, seed)) <= OFF
     current = ("return Array.from(document.querySelectorAll('#grid button'),"
                "button => button.getAttribute('aria-current'))")
     assert browser.run(current) == ['false'] * 2 + ['true'] + ['false'] * 13
@@ -342,25 +347,25 @@ def test_one_of_sixteen_is_chosen(page):
 
 
 @in_browser
-def test_back_brings_all_of_it_back(page, asked):  # noqa: F811
+def test_the_back_button_restores_the_face_and_the_grid(page, attribute_checkpoint):
     red = NAMES[0]
     switch = f'input[name="{red}"][value="1"]'
-    # What can't be read is as if it were not there.
-    browser = page(f'asked/#seed=3&at=x,&strength=full&attributes={red}=yes')
+    # Values that cannot be parsed are ignored.
+    browser = page(f'attributes/#seed=3&at=x,&strength=full&attributes={red}=yes')
 
     def sixteen():
         return np.array([face(browser, f'#grid button:nth-child({number}) canvas')
                          for number in range(1, 17)])
 
     first, others = face(browser), sixteen()
-    assert gap(first, wanted(asked, 3)) <= OFF
+    assert gap(first, expected(attribute_checkpoint, 3)) <= OFF
     until(browser, "location.hash === '#seed=3'")
     browser.press('n')
     browser.click(switch)
     assert gap(sixteen(), others) > OFF
     browser('POST', '/back')
     assert gap(face(browser), first) == gap(sixteen(), others) == 0
-    # At once, before the address of the other entry was settled.
+    # Back at once, before the address of the new entry is set.
     browser.press('n')
     browser.click(switch)
     browser('POST', '/back')
@@ -370,30 +375,30 @@ def test_back_brings_all_of_it_back(page, asked):  # noqa: F811
 
 
 @in_browser
-def test_attributes_are_asked_for(page, asked):  # noqa: F811
-    browser = page('asked/#seed=3')
+def test_attributes_can_be_selected(page, attribute_checkpoint):
+    browser = page('attributes/#seed=3')
     red, light = NAMES
-    for seed in (0, 1, 2, 4, 5, 3):     # the rows that they take are not all the same
+    for seed in (0, 1, 2, 4, 5, 3):     # they take different rows of labels
         browser.run('document.getElementById("seed").value = arguments[0];'
                     'document.getElementById("seeding").requestSubmit()', str(seed))
-        assert gap(face(browser), wanted(asked, seed)) <= OFF
+        assert gap(face(browser), expected(attribute_checkpoint, seed)) <= OFF
     drawn = {}
     for value in ('1', '-1'):
         browser.click(f'input[name="{red}"][value="{value}"]')
         drawn[value] = face(browser)
-        assert gap(drawn[value], wanted(asked, 3, **{red: int(value)})) <= OFF
+        assert gap(drawn[value], expected(attribute_checkpoint, 3, **{red: int(value)})) <= OFF
         until(browser, f"location.hash === '#seed=3&attributes={red}={value}'")
     said(browser, f'{red}: no.')
     assert gap(drawn['1'], drawn['-1']) > 10
-    browser.press('Left')       # from no to yes, as radio buttons go
+    browser.press('Left')       # from no to yes, as in radio buttons
     assert gap(face(browser), drawn['1']) == 0
     browser.click(f'input[name="{light}"][value="1"]')
     both = face(browser)
-    assert gap(both, wanted(asked, 3, Red=1, Light=1)) <= OFF
-    page(f'asked/#seed=3&attributes={red}=1,{light}=1')
+    assert gap(both, expected(attribute_checkpoint, 3, Red=1, Light=1)) <= OFF
+    page(f'attributes/#seed=3&attributes={red}=1,{light}=1')
     assert gap(face(browser), both) == 0
     browser.click(f'input[name="{red}"][value="0"]')
-    assert gap(face(browser), wanted(asked, 3, Light=1)) <= OFF
+    assert gap(face(browser), expected(attribute_checkpoint, 3, Light=1)) <= OFF
 
 
 @in_browser
@@ -409,14 +414,14 @@ def test_a_face_is_saved(page, site):
     image = Image.open(io.BytesIO(path.read_bytes()))
     assert (image.format, image.size) == ('PNG', (512, 512))
     saved = np.asarray(image.convert('RGB')).astype(int)
-    gaps = [np.abs(saved - Image.fromarray(wanted(TINY, seed)).resize(image.size, Image.BICUBIC))
+    gaps = [np.abs(saved - Image.fromarray(expected(TINY, seed)).resize(image.size, Image.BICUBIC))
             .mean() for seed in (11, 12)]
-    assert gaps[0] < gaps[1] / 3        # 2.8 and 13: browsers have filters of their own
+    assert gaps[0] < gaps[1] / 3        # measured: 2.8 and 13; browsers have other filters
 
 
 @in_browser
 @pytest.mark.parametrize('motion, gliding', [('reduce', False), ('no-preference', True)])
-def test_faces_glide_where_motion_is_welcome(motion, gliding, page):
+def test_faces_are_animated_unless_motion_is_reduced(motion, gliding, page):
     browser = page('plain/#seed=7')
     browser.command('Emulation.setEmulatedMedia', features=[
         {'name': 'prefers-reduced-motion', 'value': motion}])
@@ -426,7 +431,7 @@ def test_faces_glide_where_motion_is_welcome(motion, gliding, page):
                     'window.painted = 0;'
                     'context.putImageData = (...all) => { window.painted++; put(...all); };'
                     'document.getElementById("new").click();')
-        assert gap(face(browser), wanted(TINY, seed_of(browser))) <= OFF
+        assert gap(face(browser), expected(TINY, seed_of(browser))) <= OFF
         painted = browser.run('return window.painted')
         assert painted > 3 if gliding else painted == 1
     finally:
@@ -434,8 +439,8 @@ def test_faces_glide_where_motion_is_welcome(motion, gliding, page):
 
 
 @in_browser
-def test_nothing_is_wider_than_a_phone_and_everything_has_a_name(page):
-    browser = page('asked/#seed=7')
+def test_the_page_fits_a_phone_and_every_control_has_a_name(page):
+    browser = page('attributes/#seed=7')
     browser.command('Emulation.setDeviceMetricsOverride', width=320, height=640,
                     deviceScaleFactor=1, mobile=True)
     try:
@@ -458,7 +463,7 @@ def test_nothing_is_wider_than_a_phone_and_everything_has_a_name(page):
 
 @contextlib.contextmanager
 def without(path):
-    """The file or folder of that path is not there."""
+    """Moves a file or folder away within the block."""
     os.rename(str(path), str(path) + '.away')
     try:
         yield
@@ -468,7 +473,7 @@ def without(path):
 
 @contextlib.contextmanager
 def changed(path, content):
-    """The file of that path has another content, bytes."""
+    """Replaces the content of a file, bytes, within the block."""
     before = path.read_bytes()
     path.write_bytes(content)
     try:
@@ -478,7 +483,7 @@ def changed(path, content):
 
 
 def noticed(browser, address, sentence):
-    """Opens a page that cannot draw and is to say so; its notice."""
+    """Opens a page that cannot draw; waits for the sentence in its notice, which it returns."""
     browser.open('about:blank')
     browser.open(address)
     until(browser, "document.getElementById('notice').innerText"
@@ -504,9 +509,9 @@ def test_a_missing_file_is_named_with_its_command(lost, command, handler, site, 
 @in_browser
 @pytest.mark.parametrize('answered', [False, True], ids=['before', 'after'])
 @pytest.mark.parametrize('lost', ['vendor/onnxruntime.js', 'generator.onnx', 'generator.onnx.json'])
-def test_a_connection_that_breaks_is_said(lost, answered, site, browser):
+def test_a_broken_connection_is_reported(lost, answered, site, browser):
     class Breaking(Quiet):
-        """A host that breaks off before or after it has answered with a file's beginning."""
+        """A host that closes the connection before or after the first byte of a file."""
 
         def do_GET(self):
             if not self.path.endswith(lost):
@@ -528,7 +533,7 @@ def test_a_connection_that_breaks_is_said(lost, answered, site, browser):
 @pytest.mark.parametrize('script, sentence', [
     ('delete window.WebAssembly', 'This browser has no WebAssembly'),
     ('WebAssembly.validate = () => false', 'WebAssembly without SIMD')])
-def test_a_browser_that_cannot_draw_is_said(script, sentence, site, browser):
+def test_a_browser_that_cannot_draw_is_reported(script, sentence, site, browser):
     added = browser.command('Page.addScriptToEvaluateOnNewDocument', source=script)
     try:
         noticed(browser, f'{site[1]}/plain/', sentence)
@@ -537,7 +542,7 @@ def test_a_browser_that_cannot_draw_is_said(script, sentence, site, browser):
 
 
 @in_browser
-def test_a_processor_without_simd_is_said(site, tmp_path):
+def test_a_processor_without_simd_is_reported(site, tmp_path):
     with chromium.Browser(tmp_path, 'js-flags=--no-enable-sse4-1') as browser:
         if browser.run('return WebAssembly.validate(Uint8Array.from(arguments[0]))', SIMD):
             pytest.skip('this processor cannot be made one without SIMD')
@@ -548,31 +553,31 @@ def test_a_processor_without_simd_is_said(site, tmp_path):
 @pytest.mark.parametrize('file, size, sentence', [
     ('generator.onnx', 1000, "generator.onnx can't be used"),
     ('generator.onnx.json', 10, "generator.onnx.json can't be used")])
-def test_a_damaged_model_is_said(file, size, sentence, site, browser):
+def test_a_damaged_model_is_reported(file, size, sentence, site, browser):
     path = site[0] / 'plain' / file
     with changed(path, path.read_bytes()[:size]):
         noticed(browser, f'{site[1]}/plain/', sentence)
 
 
 @in_browser
-def test_a_model_that_is_not_the_named_one_is_said(site, browser):
+def test_a_model_that_does_not_match_its_metadata_is_reported(site, browser):
     folder, address = site
     path = folder / 'plain' / 'generator.onnx.json'
-    whole = path.read_text()
-    path.write_text(json.dumps(dict(json.loads(whole), z_dim=99)))
+    content = path.read_text()
+    path.write_text(json.dumps(dict(json.loads(content), z_dim=99)))
     try:
         browser.open('about:blank')
         browser.open(f'{address}/plain/')
         until(browser, "document.getElementById('notice').innerText"
                        ".includes('The face could not be drawn (')")
     finally:
-        path.write_text(whole)
+        path.write_text(content)
 
 
 @in_browser
-def test_rounding_is_pictures(browser):
+def test_rounding_equals_that_of_pictures(browser):
     values = np.linspace(-1.1, 1.1, 1001).astype(np.float32)
-    found = browser.run('return Array.from(new Uint8ClampedArray('
-                        'Float32Array.from(arguments[0]).map(v => (v + 1) * 127.5)))',
-                        values.tolist())
-    assert gap(np.array(found), pictures.to_uint8(values)) == 0
+    rounded = browser.run('return Array.from(new Uint8ClampedArray('
+                          'Float32Array.from(arguments[0]).map(v => (v + 1) * 127.5)))',
+                          values.tolist())
+    assert gap(np.array(rounded), pictures.to_uint8(values)) == 0
