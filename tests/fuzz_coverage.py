@@ -32,7 +32,8 @@ with watched:
     from PIL import Image
 
     import generate
-    from dcgan import cache, celeba, cli, datasets, photographs  # found by the line above
+    from dcgan import cache, celeba, cli, datasets  # found by the line above
+    from dcgan.photographs import ORIENTATION, DataError
 
 Z_DIM = 3
 NAMES = ['a.jpg', 'b.jpg']
@@ -66,7 +67,7 @@ def archive(content, folder):
     path = write(folder, 'celeba/img_align_celeba.zip', content)
     try:
         source = datasets.find('celeba', folder)
-    except photographs.DataError as error:
+    except DataError as error:
         assert path in str(error) or os.path.dirname(path) in str(error)
         return None
     return load(source, source.names[0], content, folder)
@@ -78,7 +79,7 @@ def load(source, first, content, folder):
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
         try:
             loaded = cache.load(source, 8, data_dir=folder)
-        except photographs.DataError as error:
+        except DataError as error:
             assert 'broken' in str(error)
             if len(source.names) == 1:
                 assert f'left out, broken: {cli.printable(first)} (' in stderr.getvalue()
@@ -93,7 +94,7 @@ def labels(content, folder):
         path = write(folder, f'labels_{ending}/list_attr_celeba.{ending}', content)
         try:
             names, values = celeba.read_attributes(os.path.dirname(path), NAMES)
-        except photographs.DataError as error:
+        except DataError as error:
             assert path in str(error)
             return None
         assert values.shape == (2, len(names)) and set(values.flat) <= {-1, 1} and names
@@ -106,7 +107,7 @@ def partition(content, folder):
         path = write(folder, f'partition_{ending}/list_eval_partition.{ending}', content)
         try:
             parts, _ = celeba.read_partition(os.path.dirname(path))
-        except photographs.DataError as error:
+        except DataError as error:
             assert path in str(error)
             return None
         assert set(parts.values()) <= set(celeba.PARTS.values())
@@ -183,7 +184,7 @@ def image(format, **save):
 def images():
     """Image files of every format, with EXIF, palette and transparency."""
     exif = Image.Exif()
-    exif[photographs.ORIENTATION] = 6
+    exif[ORIENTATION] = 6
     palette = Image.new('P', (9, 9), 3)
     palette.putpalette([9, 99, 199] * 256)
     file = io.BytesIO()

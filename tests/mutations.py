@@ -1,12 +1,12 @@
-"""Makes deliberate mistakes in a copy of the project, one at a time, to see that tests notice them.
+"""Makes deliberate mistakes in a copy of the project, one at a time; tests must notice each.
 
     python tests/mutations.py                  all of them, some twenty minutes on two cores
-    python tests/mutations.py penalty _seed    those whose row holds one of these texts
+    python tests/mutations.py penalty _seed    those whose row contains one of these texts
 
-It is not part of the tests, which it runs. Each row of MUTATIONS has a text that stands once in a
-file, what takes its place, and the tests each of which must fail then; on the unchanged copy they
-pass. Exit code 1 where a mutation survives one of them, or its text is not found: who rewrites a
-line of the project rewrites its row.
+It runs tests but is not one of them. Each row of MUTATIONS has a text that occurs once in a file,
+its replacement, and tests. All of these tests must fail with the replacement, and pass without it.
+Exit code 1 if a test passes with a mutation, or if a text is not found: a change of the project's
+lines needs the same change here.
 """
 import glob
 import os
@@ -23,26 +23,26 @@ FUSED = 'test_graph.py::test_a_fused_step_equals_separate_runs_with'
 THROUGH = 'test_graph.py::test_gradients_go_through_diffaugment'
 CUTOUT = 'test_graph.py::test_diffaugment_changes_every_input_of_d'
 NOISE = 'test_graph.py::test_instance_noise_is_added_to_every_input_of_d'
-AVERAGE = 'test_graph.py::test_ema_weights_are_kept_beside_the_99_variables'
-PLAIN_MEAN = 'test_graph.py::test_recalibrated_statistics_are_the_mean_over_the_batches'
+EMA = 'test_graph.py::test_ema_weights_are_kept_beside_the_99_variables'
+MEAN = 'test_graph.py::test_recalibrated_statistics_are_the_mean_over_the_batches'
 SPECTRAL = 'test_graph.py::test_only_updates_of_d_run_the_power_iteration'
-BETWEEN = 'test_graph.py::test_the_points_of_the_penalty_lie_between_real_and_fake'
+POINTS = 'test_graph.py::test_the_points_of_the_penalty_lie_between_real_and_fake'
 CLIPPED = 'test_graph.py::test_weights_are_clipped_after_their_update'
 FORWARD_PASSES = 'test_graph.py::test_a_fused_step_updates_moving_averages_once_per_forward_pass'
-ONCE = 'test_graph.py::test_every_random_seed_is_used_once'
+SEEDS = 'test_graph.py::test_every_random_seed_is_used_once'
 WORKERS = 'test_graph.py::test_workers_average_gradients_losses_and_statistics'
-SHARED = 'test_graph.py::test_sync_batch_norm_averages_all_batch_statistics'
+SYNC = 'test_graph.py::test_sync_batch_norm_averages_all_batch_statistics'
 SAMPLES = 'test_graph.py::test_samples_do_not_depend_on_each_other'
 BATCHES = 'test_batches.py::test_workers_and_d_steps_split_the_images_of_a_step[3-2-4-3]'
 AUGMENTED = 'test_batches.py::test_augmentation_is_a_function_of_seed_and_step'
-PASSES = 'test_batches.py::test_recalibration_feeds_each_batch_once_per_new_step'
+RECALIBRATE = 'test_batches.py::test_recalibration_feeds_each_batch_once_per_new_step'
 ENOUGH = 'test_batches.py::test_recalibration_uses_enough_batches'
 PARITY = 'test_parity.py::test_every_recorded_key_is_within_tolerance[2]'
 
 MUTATIONS = {
     'graph.py': [
         ('real = variants.d_input(X, variants.REAL', 'real = variants.d_input(X, variants.FAKE',
-         ONCE),
+         SEEDS),
         ('            fake = variants.d_input(g, variants.FAKE, settings, step, worker)\n', '',
          CUTOUT + '[0]'),
         ('            real = variants.d_input(X, variants.REAL, settings, step, worker)\n', '',
@@ -67,7 +67,7 @@ MUTATIONS = {
          "objective_d -= settings['gradient_penalty'] *", OBJECTIVE + '[wgan-gp]'),
         ("objective_d += settings['gradient_penalty'] *", 'objective_d +=',
          OBJECTIVE + '[wgan-gp]'),
-        ('variants.mix(real, fake,', 'variants.mix(real, real,', BETWEEN),
+        ('variants.mix(real, fake,', 'variants.mix(real, real,', POINTS),
         ('_, logits = discriminator(mixed', '_, logits = network_d(mixed',
          'test_graph.py::test_all_towers_of_d_share_their_weights[wgan-gp]'),
         ('variants.mix(real, fake,', 'variants.mix(X, g,',
@@ -110,21 +110,21 @@ MUTATIONS = {
          FORWARD_PASSES + '[1]'),
         # EMA
         ("tf.train.ExponentialMovingAverage(settings['average'], step // settings['d_steps'])",
-         "tf.train.ExponentialMovingAverage(settings['average'], step)", AVERAGE + '[5-0]'),
+         "tf.train.ExponentialMovingAverage(settings['average'], step)", EMA + '[5-0]'),
         ("tf.train.ExponentialMovingAverage(settings['average'], step // settings['d_steps'])",
-         "tf.train.ExponentialMovingAverage(settings['average'])", AVERAGE + '[1-0]'),
+         "tf.train.ExponentialMovingAverage(settings['average'])", EMA + '[1-0]'),
         ("tf.train.ExponentialMovingAverage(settings['average'], step // settings['d_steps'])",
          "tf.train.ExponentialMovingAverage(0.999, step // settings['d_steps'])",
-         AVERAGE + '[1-0]'),
+         EMA + '[1-0]'),
         ('averaged_minimize(minimize_g, ema, vars_g)',
          'averaged_minimize(minimize_g, ema, vars_g[1:])',
-         AVERAGE + '[1-0]'),
+         EMA + '[1-0]'),
         ('model._replace(samples=generator(is_training=False))',
          'reuse=True):\n                samples = generator(is_training=True)',
          SAMPLES + '[fused]'),
         # workers
-        ("worker if settings['sync_batch_norm'] else None", 'worker', SHARED + '[False]'),
-        ("worker if settings['sync_batch_norm'] else None", 'None', SHARED + '[True]'),
+        ("worker if settings['sync_batch_norm'] else None", 'worker', SYNC + '[False]'),
+        ("worker if settings['sync_batch_norm'] else None", 'None', SYNC + '[True]'),
     ],
     'dcgan/variants.py': [
         # DiffAugment and instance noise
@@ -152,19 +152,19 @@ MUTATIONS = {
          NOISE + '[0]'),
         ("step // settings['d_steps'],", 'step,', NOISE + '[0]'),
         ('NOISE + stream', 'NOISE', NOISE + '[0]'),
-        ('NOISE + stream', 'stream', ONCE),
+        ('NOISE + stream', 'stream', SEEDS),
         ('HALVE_NOISE_EVERY = 1000', 'HALVE_NOISE_EVERY = 500', NOISE + '[0]'),
         ('stddev *= 0.5 **', 'stddev *= 2 **', NOISE + '[0]'),
         ('return images + stddev *', 'return images + 2 * stddev *', NOISE + '[0]'),
         ('stateless_normal(tf.shape(images), seed)', 'stateless_normal(tf.shape(images)[1:], seed)',
          NOISE + '[0]'),
         # seeds
-        ('tf.stack([seed, 8 *', 'tf.stack([0, 8 *', ONCE),
-        ('8 * (step', '4 * (step', ONCE),
-        ('(step * worker.size + worker.task)', '(step + worker.task)', ONCE),
-        ('(step * worker.size + worker.task)', '(step * worker.size)', ONCE),
-        ('(step * worker.size + worker.task)', 'step', ONCE),
-        ('step, MIX, worker)', 'step, REAL, worker)', ONCE),
+        ('tf.stack([seed, 8 *', 'tf.stack([0, 8 *', SEEDS),
+        ('8 * (step', '4 * (step', SEEDS),
+        ('(step * worker.size + worker.task)', '(step + worker.task)', SEEDS),
+        ('(step * worker.size + worker.task)', '(step * worker.size)', SEEDS),
+        ('(step * worker.size + worker.task)', 'step', SEEDS),
+        ('step, MIX, worker)', 'step, REAL, worker)', SEEDS),
         # the penalty's points
         ('return share * real + (1 - share) * fake', 'return real + share * fake',
          'test_graph.py::test_interpolation_draws_one_share_for_each_image'),
@@ -192,15 +192,15 @@ MUTATIONS = {
          'with tf.control_dependencies([]):', FORWARD_PASSES + '[1]'),
         # EMA
         ('with tf.control_dependencies([minimize(loss)]):\n            return ema',
-         'minimize(loss)\n        if True:\n            return ema', AVERAGE + '[1-0]'),
+         'minimize(loss)\n        if True:\n            return ema', EMA + '[1-0]'),
         ('averages[name]):\n', 'getter(name)):\n',
          'test_graph.py::test_recalibration_gives_ema_weights_their_own_statistics'),
-        ('1 - 1 / recalibration_batch', '0.9', PLAIN_MEAN),
-        ('1 - 1 / recalibration_batch', '1 / recalibration_batch', PLAIN_MEAN),
-        ('1 - 1 / recalibration_batch', '1 - 1 / (recalibration_batch + 1)', PLAIN_MEAN),
-        ('*[v.initializer for v in statistics.values()]', '', PLAIN_MEAN),
+        ('1 - 1 / recalibration_batch', '0.9', MEAN),
+        ('1 - 1 / recalibration_batch', '1 / recalibration_batch', MEAN),
+        ('1 - 1 / recalibration_batch', '1 - 1 / (recalibration_batch + 1)', MEAN),
+        ('*[v.initializer for v in statistics.values()]', '', MEAN),
         ("if v.op.name.endswith(('/moving_mean', '/moving_variance'))}",
-         "if v.op.name.endswith('/moving_mean')}", PLAIN_MEAN),
+         "if v.op.name.endswith('/moving_mean')}", MEAN),
         ('samples = generator(is_training=False)', 'samples = generator(is_training=True)',
          SAMPLES + '[average]'),
         ('samples = generator(is_training=False)',
@@ -222,7 +222,7 @@ MUTATIONS = {
          "(('/moving_mean', '/moving_variance'))]", WORKERS),
         ("for network in ('discriminator/', 'generator/')", "for network in ('discriminator/',)",
          WORKERS),
-        (', sync=None)', ')', SHARED + '[True]'),
+        (', sync=None)', ')', SYNC + '[True]'),
     ],
     'losses.py': [
         ('_cross_entropy(d_real_logits, 1 - smooth)', '_cross_entropy(d_real_logits, 1)',
@@ -275,13 +275,13 @@ MUTATIONS = {
     ],
     'dcgan/recorder.py': [
         ('RECALIBRATION_BATCHES = 20', 'RECALIBRATION_BATCHES = 15', ENOUGH),
-        ('model.recalibration_batch: number + 1', 'model.recalibration_batch: number', PASSES),
-        ('        self.sess.run(model.start_recalibration)\n', '', PASSES),
-        ("(self.config['seed'], number, size,", "(self.config['seed'], 0, size,", PASSES),
+        ('model.recalibration_batch: number + 1', 'model.recalibration_batch: number', RECALIBRATE),
+        ('        self.sess.run(model.start_recalibration)\n', '', RECALIBRATE),
+        ("(self.config['seed'], number, size,", "(self.config['seed'], 0, size,", RECALIBRATE),
         ('model, size = self.model, self.batches.all_workers',
-         'model, size = self.model, self.batches.batch_size', PASSES),
-        ('or self.recalibrated_step == step:', 'or False:', PASSES),
-        ('        self.recalibrated_step = step\n', '        pass\n', PASSES),
+         'model, size = self.model, self.batches.batch_size', RECALIBRATE),
+        ('or self.recalibrated_step == step:', 'or False:', RECALIBRATE),
+        ('        self.recalibrated_step = step\n', '        pass\n', RECALIBRATE),
     ],
 }
 
@@ -297,7 +297,7 @@ def main(words):
         shutil.copytree(os.path.join(ROOT, 'tests/golden'), os.path.join(copy, 'tests/golden'))
         failed, output = run(copy, sorted({test for _, _, _, *tests in rows for test in tests}))
         if failed is None or failed:
-            sys.exit(f'{output}\nthe tests fail on what is to be mutated')
+            sys.exit(f'{output}\nthe tests fail on the unchanged copy')
         verdicts = [mutate(copy, *row) for row in rows]
     print(f'{len(rows)} mutations', *(f'{verdicts.count(v)} {v}' for v in sorted(set(verdicts))),
           sep=', ')
@@ -305,7 +305,7 @@ def main(words):
 
 
 def mutate(copy, file, text, replacement, *tests):
-    """Runs the tests on the copy with one mutation; prints and returns what became of it."""
+    """Runs the tests on the copy with one mutation; prints and returns the verdict."""
     path = os.path.join(copy, file)
     with open(path, encoding='utf-8') as f:
         source = f.read()
@@ -325,7 +325,7 @@ def mutate(copy, file, text, replacement, *tests):
 
 
 def run(copy, tests):
-    """(the tests of these that fail, pytest's output); None for the first where it can't run."""
+    """(failed tests, pytest's output); the first is None if pytest can't run the tests."""
     process = subprocess.run(
         [sys.executable, '-B', '-W', 'ignore', '-m', 'pytest', '-q', '-rf', '--tb=short',
          '-p', 'no:cacheprovider'] + ['tests/' + test for test in tests],

@@ -7,7 +7,7 @@ def write(home, names, labels, colours, parts=None):
     """Writes the images and lists to home/datasets/celeba.
 
     names: of the l labels. labels: bool [n, l]. colours: [n, 3], the mean colour of each image.
-    parts: for each image its part, 0 for training, 1 for validation.
+    parts: for each image its number in list_eval_partition.txt, 0 for training.
     """
     folder = home / 'datasets' / 'celeba'
     (folder / 'img_align_celeba').mkdir(parents=True)

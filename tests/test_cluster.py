@@ -315,7 +315,7 @@ def start_peers(started):
 
 
 @pytest.mark.parametrize('what, expected', [('gather', 2), ('reduce', 2), ('barrier', 0)])
-def test_a_hanging_worker_is_not_waited_for(start_peers, what, expected):
+def test_a_hanging_worker_does_not_block_the_others(start_peers, what, expected):
     first, _ = start_peers(what, 'stop')
     began = time.time()
     (code, _, err), = ends([first])
@@ -339,7 +339,7 @@ def test_ctrl_c_ends_the_wait_for_a_hanging_worker(start_peers):
     assert (code, err) == (130, 'interrupted\n')
 
 
-def test_a_busy_worker_is_waited_for_until_the_second_signal(start_peers):
+def test_the_others_wait_for_a_busy_worker_until_a_second_signal(start_peers):
     first, _ = start_peers('reduce', 'hold the GIL')
     with pytest.raises(subprocess.TimeoutExpired):
         first.wait(timeout=15)

@@ -798,7 +798,7 @@ def test_a_million_tiny_members(run, data_dir):
 @pytest.mark.parametrize('photographs, found', [
     (PHOTOGRAPHS[:-1], '5 photographs of 2 people'), (PHOTOGRAPHS[1:], '5 photographs of 3 people'),
     (PHOTOGRAPHS + ['Ann_Bell/Ann_Bell_0004.jpg'], '7 photographs of 3 people'), ([], '0 photo')])
-def test_incomplete_set(run, data_dir, photographs, found):
+def test_incomplete_archive_is_refused(run, data_dir, photographs, found):
     options = put_archive(data_dir, tgz(lfw_members(photographs=photographs)))
     assert_refused(run(*options), data_dir, 'mine.tgz', found, 'instead of 6 of 3')
 
@@ -991,7 +991,7 @@ def test_unprintable_output_does_not_end_a_download(server, tmp_path, redirectio
 @pytest.mark.parametrize('options', [
     ['--sha256', 'abc'], ['--sha256', 'g' * 64], ['--variant', 'aligned'],
     ['--archive', 'a.tgz', '--url', 'http://127.0.0.1/'], ['--photographs', '6']])
-def test_wrong_options(capsys, options):
+def test_wrong_options_are_refused(capsys, options):
     with pytest.raises(SystemExit) as stopped:
         download_lfw.main(options)
     assert stopped.value.code == 2

@@ -34,11 +34,12 @@ from running import (
     run_here,
     started,
     steps_of,
+    tensors,
     without_tensorflow,
 )
 
 
-def test_what_a_run_leaves(home):
+def test_a_run_saves_checkpoints_tables_and_sheets(home):
     samples = home / 'samples' / 'dcgan_toy'
     assert sorted(os.listdir(str(home / 'model'))) == ['best', 'checkpoint'] + [
         f'dcgan_toy-{step}.{ending}' for step in (4, 6)
@@ -61,10 +62,10 @@ def test_what_a_run_leaves(home):
         assert sheet.size == (8 * 32, 8 * 32)
     with Image.open(str(samples / 'samples.gif')) as gif:
         assert gif.n_frames == 2
-    facts = json.loads((home / 'model' / 'dcgan_toy-6.json').read_text())
-    assert facts['settings'] == dict(settings.DEFAULTS, dataset='toy', image_size=32, crop=0,
-                                     batch_size=16, augment=['flip'])
-    assert (facts['step'], facts['images'], facts['data']['photographs']) == (6, 96, 4000)
+    details = json.loads((home / 'model' / 'dcgan_toy-6.json').read_text())
+    assert details['settings'] == dict(settings.DEFAULTS, dataset='toy', image_size=32, crop=0,
+                                       batch_size=16, augment=['flip'])
+    assert (details['step'], details['images'], details['data']['photographs']) == (6, 96, 4000)
 
 
 def test_tensorboard_reads_the_events(home):
@@ -77,29 +78,27 @@ def test_tensorboard_reads_the_events(home):
     assert [event.step for event in accumulator.Images('samples')] == [3, 6]
 
 
-def test_a_resumed_run_goes_on_as_if_never_stopped(home, toy, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(home, toy, tmp_path):
     for steps in (2, 6):
         out, _ = run('train.py', *toy, '--max-steps', steps, '--log-every', 1, '--augment', 'flip',
                      '--resume', cwd=tmp_path)
     assert 'steps            2 done of 6' in out
-    mine, theirs = (tf.train.NewCheckpointReader(str(folder / 'model' / 'dcgan_toy-6'))
-                    for folder in (tmp_path, home))
-    for name in theirs.get_variable_to_shape_map():
-        # Bit for bit here; threads may add up in another order elsewhere, and Adam takes steps of
-        # that where a gradient is nothing but rounding.
+    actual, expected = (tensors(folder / 'model' / 'dcgan_toy-6') for folder in (tmp_path, home))
+    for name, value in expected.items():
+        # Often equal to the bit. But threads may add in another order, and where a gradient is only
+        # rounding, Adam turns it into steps.
         if not recording.NOISE.match(name):
-            mine_of, theirs_of = mine.get_tensor(name), theirs.get_tensor(name)
-            assert np.abs(mine_of - theirs_of).mean() <= 0.01 * np.abs(theirs_of).mean(), name
-    table, whole = (rows(folder / 'samples' / 'dcgan_toy' / 'loss.csv')
-                    for folder in (tmp_path, home))
+            assert np.abs(actual[name] - value).mean() <= 0.01 * np.abs(value).mean(), name
+    table, expected_table = (rows(folder / 'samples' / 'dcgan_toy' / 'loss.csv')
+                             for folder in (tmp_path, home))
     assert [r['step'] for r in table] == ['1', '2', '3', '4', '5', '6']
     seconds = [float(r['seconds']) for r in table]
     assert seconds == sorted(seconds)
-    for mine, theirs in zip(table[1::2], whole):
-        # Another batch or other noise would show in the first digit.
-        assert float(mine['d_loss']) == pytest.approx(float(theirs['d_loss']), rel=1e-2)
-        assert float(mine['g_loss']) == pytest.approx(float(theirs['g_loss']), rel=1e-2)
-    # Settings that are not given are the saved ones; what is done is not done again.
+    for row, expected_row in zip(table[1::2], expected_table):
+        # Another batch or other noise would change the first digit.
+        assert float(row['d_loss']) == pytest.approx(float(expected_row['d_loss']), rel=1e-2)
+        assert float(row['g_loss']) == pytest.approx(float(expected_row['g_loss']), rel=1e-2)
+    # Without options the saved settings count; finished steps are not repeated.
     out, _ = run('train.py', '--dataset', 'toy', '--resume', '--data-dir', home / 'datasets',
                  cwd=tmp_path)
     assert 'image_size       32' in out and '6 done of 6\nnothing left to do' in out
@@ -115,14 +114,14 @@ def test_rows_after_the_checkpoint_are_dropped_on_resume(home, toy, tmp_path):
     assert [r['step'] for r in table] == ['2', '4', '6', '8']
 
 
-def test_of_more_checkpoints_than_are_to_be_kept_the_newest_stay(home, toy, tmp_path):
+def test_max_to_keep_keeps_the_newest_on_resume(home, toy, tmp_path):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     run('train.py', *toy, '--max-steps', 8, '--max-to-keep', 1, '--resume', cwd=tmp_path)
     assert steps_of(tmp_path / 'model') == [8]
 
 
 @pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
-def test_a_fused_run_in_bfloat16_resumes_with_both(toy, tmp_path):
+def test_resume_keeps_fused_step_and_bfloat16(toy, tmp_path):
     fast = [*toy, '--log-every', 1, '--g-steps', 2]
     out, _ = run('train.py', *fast, '--max-steps', 2, '--fused-step', '--precision', 'bfloat16',
                  cwd=tmp_path)
@@ -136,21 +135,19 @@ def test_a_fused_run_in_bfloat16_resumes_with_both(toy, tmp_path):
     assert '--precision float32: ' in message and 'trained with --precision bfloat16' in message
 
 
-def test_averaged_weights_draw_unless_raw_is_asked_for(toy, tmp_path):
+def test_generate_draws_with_the_ema_unless_raw(toy, tmp_path):
     for folder, steps in (('model', 2), ('model', 4), ('at-once', 4)):
         run('train.py', *toy, '--max-steps', steps, '--average', 0.9, '--log-every', 1,
             '--resume', '--model-dir', folder, '--samples-dir', folder, cwd=tmp_path)
     prefix = str(tmp_path / 'model' / 'dcgan_toy-4')
-    mine, theirs = (tf.train.NewCheckpointReader(str(tmp_path / folder / 'dcgan_toy-4'))
-                    for folder in ('model', 'at-once'))
-    names = theirs.get_variable_to_shape_map()
-    assert len(names) == 99 + 22
-    for name in names:
-        # Bit for bit where it was tried. A decay that began anew would make 2e-5; the mean, since
-        # other threads' rounding can lead a single number elsewhere.
+    resumed, at_once = (tensors(tmp_path / folder / 'dcgan_toy-4')
+                        for folder in ('model', 'at-once'))
+    assert len(at_once) == 99 + 22
+    for name, value in at_once.items():
+        # Often equal to the bit. A decay that begins again makes 2e-5. The mean is compared,
+        # because rounding in threads can change a single number by more.
         if name.endswith('kernel' + checkpoint.EMA_SUFFIX):
-            gap = np.abs(mine.get_tensor(name) - theirs.get_tensor(name)).mean()
-            assert gap < 2e-6, name
+            assert np.abs(resumed[name] - value).mean() < 2e-6, name
     drawn = {}
     for out, raw in (('averaged', []), ('raw', ['--raw'])):
         text, _ = run_here('generate.py', '--ckpt', prefix, '--out', out, '--num', 4, *raw,
@@ -159,7 +156,7 @@ def test_averaged_weights_draw_unless_raw_is_asked_for(toy, tmp_path):
         name = 'faces_seed0' + raw[0].replace('--', '_') if raw else 'faces_seed0'
         drawn[out] = pixels(tmp_path / out / f'{name}.png').astype(int)
     assert np.abs(drawn['averaged'] - drawn['raw']).max() > 0
-    # Passed on, it has the plain names and draws the same.
+    # The saved generator has the plain names and draws the same.
     again, _ = run_here('generate.py', '--ckpt', os.path.join('averaged', 'dcgan'), '--out',
                         'again', '--num', 4, cwd=tmp_path)
     assert 'averaged weights' in again
@@ -186,7 +183,7 @@ def test_a_changed_setting_is_named_on_resume(home, option, value, saved):
     (['--plain-convolutions'], '--plain-convolutions: model/dcgan_toy-6 was trained without it'),
     (['--recipe', 'best'], '--recipe best, --average 0.999: model/dcgan_toy-6 was trained with '
                            '--average 0.0')])
-def test_what_a_run_had_not_is_named_on_resume(home, options, message):
+def test_an_added_setting_is_named_on_resume(home, options, message):
     assert message in refused_here('train.py', '--dataset', 'toy', '--resume', *options, cwd=home)
 
 
@@ -199,32 +196,33 @@ def test_what_a_run_had_not_is_named_on_resume(home, options, message):
     (['--augment-crop', '2'], '--augment-crop 2: goes with --augment crop'),
     (['--loss', 'wgan', '--recipe', 'best'], '--clip 0.01: goes without --spectral-norm'),
     (['--sync-batch-norm'], '--sync-batch-norm: goes with --cluster')])
-def test_what_does_not_go_together_is_refused(tmp_path, options, message):
+def test_conflicting_options_are_refused(tmp_path, options, message):
     assert message in refused_here('train.py', *TOY, *options, '--dry-run', cwd=tmp_path)
 
 
 @pytest.mark.parametrize('loss', settings.LOSSES)
-def test_losses_bring_the_options_that_the_docs_list(tmp_path, loss):
+def test_losses_set_the_options_that_the_docs_list(tmp_path, loss):
     with open(os.path.join(ROOT, 'docs', 'options.md'), encoding='utf-8') as f:
         row, = re.findall(rf'^\| `{loss}` \|.*\| `(--.*)` \|$', f.read(), re.MULTILINE)
-    said = {key: value for key, value in vars(train.parse(shlex.split(row))).items()
-            if key in settings.DEFAULTS and key != 'workers' and value is not None}
-    assert set(said) >= set(settings.LOSSES[loss]) and len(said) >= 4
+    documented = {key: value for key, value in vars(train.parse(shlex.split(row))).items()
+                  if key in settings.DEFAULTS and key != 'workers' and value is not None}
+    assert set(documented) >= set(settings.LOSSES[loss]) and len(documented) >= 4
     out, _ = run_here('train.py', *TOY, '--loss', loss, '--dry-run', cwd=tmp_path)
-    shown = dict(line.split(None, 1) for line in out.splitlines() if ' ' in line)
-    assert {key: shown[key] for key in said} == {key: str(value) for key, value in said.items()}
+    printed = dict(line.split(None, 1) for line in out.splitlines() if ' ' in line)
+    assert {key: printed[key] for key in documented} == {
+        key: str(value) for key, value in documented.items()}
     out, _ = run_here('train.py', *TOY, '--loss', loss, '--lr', 0.5, '--dry-run', cwd=tmp_path)
     assert 'lr               0.5\n' in out
 
 
-def test_a_critic_takes_five_batches_a_step(toy, tmp_path):
+def test_a_critic_is_trained_on_five_batches_a_step(toy, tmp_path):
     out, err = run('train.py', *toy, '--loss', 'wgan-gp', '--max-steps', 1, cwd=tmp_path)
     assert 'photographs      4,000 of toy: 50 steps an epoch\n' in out and not err
-    facts = json.loads((tmp_path / 'model' / 'dcgan_toy-1.json').read_text())
-    assert (facts['images'], facts['settings']['loss']) == (5 * 16, 'wgan-gp')
+    details = json.loads((tmp_path / 'model' / 'dcgan_toy-1.json').read_text())
+    assert (details['images'], details['settings']['loss']) == (5 * 16, 'wgan-gp')
 
 
-def test_resume_finds_the_one_run_there_is(home, tmp_path):
+def test_resume_finds_the_only_run(home, tmp_path):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     out, _ = run_here('train.py', '--resume', '--dry-run', cwd=tmp_path)
     assert 'dataset          toy' in out and 'steps            6 done of 6' in out
@@ -241,24 +239,24 @@ def test_resume_finds_the_one_run_there_is(home, tmp_path):
 
 @pytest.mark.parametrize('text, names', [
     ('none', []), ('', []), (' flip , crop,flip', ['flip', 'crop'])])
-def test_lists_are_taken_as_they_are_shown(text, names):
+def test_lists_are_parsed_as_they_are_printed(text, names):
     assert train.parse([f'--augment={text} ']).augment == names
 
 
-def test_a_recipe_is_settings_in_a_word(tmp_path):
+def test_a_recipe_sets_several_settings(tmp_path):
     out, _ = run_here('train.py', '--dataset', 'toy', '--recipe', 'best', '--average', 0.5,
                       '--dry-run', cwd=tmp_path)
-    shown = dict(line.split(None, 1) for line in out.splitlines() if ' ' in line)
+    printed = dict(line.split(None, 1) for line in out.splitlines() if ' ' in line)
     for name, value in dict(settings.RECIPES['best'], average=0.5).items():
-        assert shown[name] == str(settings.format_setting(value))
+        assert printed[name] == str(settings.format_setting(value))
 
 
-def test_a_new_run_does_not_write_over_an_old_one(home):
+def test_a_new_run_does_not_overwrite_an_old_one(home):
     message = refused('train.py', *TOY, '--max-steps', 6, cwd=home)
     assert 'dcgan_toy-6 is there already' in message and '--resume' in message
 
 
-def test_what_goes_on_from_the_best_leaves_the_records(home, toy, tmp_path):
+def test_a_run_from_the_best_checkpoint_keeps_the_old_records(home, toy, tmp_path):
     shutil.copytree(str(home), str(tmp_path / 'home'))
     here = tmp_path / 'home'
     shutil.copytree(str(here / 'model' / 'best'), str(here / 'other'))
@@ -270,7 +268,7 @@ def test_what_goes_on_from_the_best_leaves_the_records(home, toy, tmp_path):
     assert (earlier / 'samples.gif').exists()
 
 
-def test_the_best_alone_is_not_taken_for_nothing(home, toy, tmp_path):
+def test_a_folder_with_only_the_best_checkpoint_is_refused(home, toy, tmp_path):
     shutil.copytree(str(home / 'model' / 'best'), str(tmp_path / 'model' / 'best'))
     for resume in ([], ['--resume']):
         message = refused_here('train.py', *TOY, '--max-steps', 6, *resume, cwd=tmp_path)
@@ -283,7 +281,7 @@ def test_the_best_alone_is_not_taken_for_nothing(home, toy, tmp_path):
 
 @pytest.mark.parametrize('variable, what', [
     ('generator/g/bias:', 'the loss is'), ('generator/BatchNorm/moving_mean:', 'its images are')])
-def test_a_run_that_ran_away_is_not_saved(home, toy, tmp_path, variable, what):
+def test_a_diverged_run_is_not_saved(home, toy, tmp_path, variable, what):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     prefix = str(tmp_path / 'model' / 'dcgan_toy-6')
     with tf.Graph().as_default(), tf.Session() as sess:
@@ -299,7 +297,7 @@ def test_a_run_that_ran_away_is_not_saved(home, toy, tmp_path, variable, what):
     assert steps_of(tmp_path / 'model') == [4, 6]
 
 
-def test_what_is_not_finite_ends_a_run(capsys):
+def test_values_that_are_not_finite_end_a_run(capsys):
     recorder.check_finite(np.ones(3), 'the loss is', 1, None)
     with pytest.raises(SystemExit) as stop:
         recorder.check_finite(np.array([1, np.inf]), 'the loss is', 1, None)
@@ -307,27 +305,27 @@ def test_what_is_not_finite_ends_a_run(capsys):
     assert 'step 1: the loss is no longer finite; begin anew with ' in capsys.readouterr().err
 
 
-def test_a_checkpoint_without_its_settings_is_not_used(home, tmp_path):
+def test_a_checkpoint_without_metadata_is_not_used(home, tmp_path):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     resume = ['--dataset', 'toy', '--resume', '--dry-run']
     (tmp_path / 'model' / 'dcgan_toy-6.json').unlink()
     out, err = run_here('train.py', *resume, cwd=tmp_path)
     assert err == f'{os.path.join("model", "dcgan_toy-6")}.json is missing: it is not used\n'
     assert 'steps            4 done of 6' in out
-    (tmp_path / 'model' / 'dcgan_toy-4.json').unlink()      # as those of the original program
+    (tmp_path / 'model' / 'dcgan_toy-4.json').unlink()      # as by the original program
     out, err = run_here('train.py', *resume, cwd=tmp_path)
     assert 'dcgan_toy-6: has no metadata, so the run goes on with the options given' in err
     assert 'image_size       64' in out
 
 
-def test_the_folder_of_the_best_is_no_model_dir(home):
+def test_the_folder_of_the_best_is_refused_as_model_dir(home):
     best = os.path.join('model', 'best')
     message = refused_here('train.py', '--dataset', 'toy', '--resume', '--model-dir', best,
                            cwd=home)
     assert f'--model-dir {best}: the run in ' in message and 'a copy of it elsewhere' in message
 
 
-def test_where_memory_ends_the_options_are_named(capsys):
+def test_out_of_memory_names_the_options(capsys):
     with pytest.raises(SystemExit) as stop, session.explained_memory_errors(64, 64):
         raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating\ntrace')
     assert stop.value.code == 2
@@ -351,11 +349,11 @@ def test_runs_do_not_mix_their_records(home, tmp_path):
     assert steps == {'earlier-1': ['2', '4', '6'], 'earlier-2': ['1', '2'], '.': ['7']}
 
 
-def test_lfw_is_fetched_where_it_is_missing(tmp_path, monkeypatch, capsys):
-    called = []
+def test_missing_lfw_is_downloaded(tmp_path, monkeypatch, capsys):
+    commands = []
 
     def fetch(command):
-        called.append(command)
+        commands.append(command)
         folder = tmp_path / 'lfw' / 'A_B'
         folder.mkdir(parents=True)
         Image.new('RGB', (250, 250)).save(str(folder / 'A_B_0001.jpg'))
@@ -363,12 +361,12 @@ def test_lfw_is_fetched_where_it_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train.subprocess, 'call', fetch)
     source = train.find_photographs(train.parse(['--dataset', 'lfw', '--data-dir', str(tmp_path)]))
     assert source.names == ['A_B/A_B_0001.jpg']
-    assert called == [[sys.executable, os.path.join(ROOT, 'download_lfw.py'), '--data-dir',
-                       str(tmp_path)]]
+    assert commands == [[sys.executable, os.path.join(ROOT, 'download_lfw.py'), '--data-dir',
+                         str(tmp_path)]]
     assert 'holds 1 of the 13,233 photographs' in capsys.readouterr().out
     monkeypatch.setattr(train.subprocess, 'call', lambda command: 130)
     with pytest.raises(SystemExit) as stop:
-        train.main(['--data-dir', str(tmp_path / 'none')])      # it is the default
+        train.main(['--data-dir', str(tmp_path / 'none')])      # lfw is the default
     assert stop.value.code == 130
 
 
@@ -409,7 +407,7 @@ def test_closing_the_terminal_saves_and_ends(toy, tmp_path):
         assert time.monotonic() < deadline
         if select.select([terminal], [], [], 0.1)[0]:
             os.read(terminal, 4096)
-    os.close(terminal)      # what is written to it from now on fails
+    os.close(terminal)      # from now on writing to it fails
     _, status = os.waitpid(child, 0)
     assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 129
     checkpoint.verify(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
@@ -420,21 +418,21 @@ def test_ignored_hangup_stays_ignored_and_a_scheduler_s_signal_saves(toy, tmp_pa
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)      # as nohup does
     with started(*command, cwd=tmp_path) as process:
         signal.signal(signal.SIGHUP, before)
-        waited = (line for line in process.stdout if 'step ' in line)
-        next(waited)
+        step_lines = (line for line in process.stdout if 'step ' in line)
+        next(step_lines)
         process.send_signal(signal.SIGHUP)
-        next(waited)
+        next(step_lines)
         process.send_signal(signal.SIGUSR1)
         while not checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy'):
-            next(waited)
-        next(waited)            # it goes on
+            next(step_lines)
+        next(step_lines)            # the run continues
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
     assert len(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')) == 2
 
 
-def test_a_scheduler_s_signal_before_the_first_step_ends_nothing(toy, tmp_path):
+def test_a_scheduler_s_signal_before_the_first_step_does_not_end_the_run(toy, tmp_path):
     with started('train.py', *toy, '--max-steps', 1, cwd=tmp_path) as process:
         for line in process.stdout:
             if line.startswith('checkpoints'):
@@ -444,7 +442,7 @@ def test_a_scheduler_s_signal_before_the_first_step_ends_nothing(toy, tmp_path):
     assert process.returncode == 0
 
 
-def test_a_dry_run_prints_and_writes_nothing(tmp_path):
+def test_a_dry_run_only_prints(tmp_path):
     out = without_tensorflow('train.py', '--dataset', 'toy', '--epochs', 3, '--dry-run',
                              cwd=tmp_path)
     assert '4,000 of toy: 62 steps an epoch' in out and '0 done of 186' in out
@@ -452,7 +450,7 @@ def test_a_dry_run_prints_and_writes_nothing(tmp_path):
     assert os.listdir(str(tmp_path)) == []
 
 
-def test_a_sheet_of_what_d_sees(toy, tmp_path):
+def test_the_sheet_of_a_dry_run_shows_augmented_images(toy, tmp_path):
     for options in ([], ['--augment', 'crop,rotate,color', '--augment-rotate', 30]):
         out, _ = run_here('train.py', *toy, '--dry-run', *options, '--sheet',
                           'changed.png' if options else 'plain.png', cwd=tmp_path)
@@ -479,9 +477,9 @@ def test_a_sheet_of_what_d_sees(toy, tmp_path):
      '--augment-rotate 30.0: goes with --augment rotate'),
     (['--whatever'], 'unrecognized arguments: --whatever'),
 ])
-def test_what_train_refuses(home, tmp_path, arguments, message):
+def test_train_refuses_invalid_options(home, tmp_path, arguments, message):
     (tmp_path / 'file').write_text('')
-    # TensorFlow can't unsee what --device has hidden.
+    # --device hides GPUs from TensorFlow for the rest of a process.
     out, err = (run if 'gpu:77' in arguments else run_here)(
         'train.py', *arguments, '--data-dir', home / 'datasets', cwd=tmp_path, code=2)
     errors = [line for line in err.splitlines() if line.startswith('error: ')]
@@ -489,7 +487,7 @@ def test_what_train_refuses(home, tmp_path, arguments, message):
     assert 'Traceback' not in err
 
 
-def test_celeba_missing_is_explained(tmp_path):
+def test_missing_celeba_is_explained(tmp_path):
     _, err = run_here('train.py', '--dataset', 'celeba', cwd=tmp_path, code=2)
     assert 'img_align_celeba.zip' in err and os.path.join('datasets', 'celeba') in err
 
@@ -501,7 +499,7 @@ def test_image_sizes_are_those_of_the_models():
 
 # generate.py
 
-def test_a_sheet_of_any_count_is_the_same_again(home, tmp_path):
+def test_the_same_seed_draws_the_same_sheet(home, tmp_path):
     for out, draw in (('a', run_here), ('b', run)):
         text, _ = draw('generate.py', '--ckpt', home / 'model', '--out', out, '--num', 7,
                        '--seed', 3, cwd=tmp_path)
@@ -523,24 +521,24 @@ def test_separate_images_are_those_of_the_sheet(home, tmp_path):
     assert names == [f'face_seed0_{number:04d}.png' for number in range(4)]
     for number, name in enumerate(names):
         top, left = 32 * (number // 2), 32 * (number % 2)
-        # Rounding may differ with the size of the batch: by a grey level at the most.
+        # Rounding may depend on the size of the batch: by one grey level at most.
         assert np.abs(pixels(tmp_path / 'each' / name) - sheet[top:top + 32, left:left + 32]
                       ).max() <= 1
 
 
-@pytest.mark.parametrize('name, asked, drawn, height', [
+@pytest.mark.parametrize('name, asked, file, height', [
     ('dcgan_celeba', ['--num', 100], 'faces_seed0.png', 640),
     ('dcgan_lfw', ['--num', 100], 'faces_seed0.png', 640),
     ('dcgan_celeba_attributes', ['--attribute-sheet'], 'attributes_seed0.png', 512)])
-def test_the_sheets_in_the_readme_are_what_their_commands_draw(tmp_path, name, asked, drawn,
-                                                               height):
+def test_the_sheets_in_the_readme_are_reproduced_by_their_commands(
+        tmp_path, name, asked, file, height):
     run_here('generate.py', '--ckpt', os.path.join(ROOT, 'model', name), '--out', tmp_path, *asked,
              cwd=tmp_path)
-    faces, shown = (pixels(path)[-height:].astype(int)      # without headings, set in a font
-                    for path in (tmp_path / drawn, os.path.join(ROOT, 'samples', name + '.png')))
-    assert faces.shape == shown.shape
-    # Rounding differs between TensorFlows and processors: by a grey level in few pixels.
-    assert np.abs(faces - shown).max() <= 1
+    faces, expected = (pixels(path)[-height:].astype(int)      # without the headings in a font
+                       for path in (tmp_path / file, os.path.join(ROOT, 'samples', name + '.png')))
+    assert faces.shape == expected.shape
+    # Versions of TensorFlow and processors round differently: by one grey level in few pixels.
+    assert np.abs(faces - expected).max() <= 1
 
 
 def test_a_checkpoint_of_the_original_program_draws(tmp_path):
@@ -550,7 +548,7 @@ def test_a_checkpoint_of_the_original_program_draws(tmp_path):
     assert pixels(tmp_path / 'faces_seed0.png').shape == (64, 64, 3)
 
 
-def test_the_generator_alone_draws_the_same(home, tmp_path):
+def test_a_saved_generator_draws_the_same(home, tmp_path):
     prefix = str(tmp_path / 'shared' / 'dcgan_toy')
     run_here('generate.py', '--ckpt', home / 'model', '--out', 'a', '--save-generator', prefix,
              cwd=tmp_path)
@@ -563,7 +561,7 @@ def test_the_generator_alone_draws_the_same(home, tmp_path):
 
 
 @pytest.mark.parametrize('prefix', ['g', './g', 'sub//g', os.path.join('{}', 'g')])
-def test_a_generator_saved_again_in_the_same_place_is_whole(home, tmp_path, prefix):
+def test_a_generator_saved_again_in_the_same_place_is_complete(home, tmp_path, prefix):
     prefix = prefix.format(tmp_path)
     for step in (4, 6):
         text, _ = run_here('generate.py', '--ckpt', home / 'model' / f'dcgan_toy-{step}',
@@ -577,7 +575,7 @@ def test_a_generator_saved_again_in_the_same_place_is_whole(home, tmp_path, pref
         tmp_path / '6' / 'faces_seed0.png')).all()
 
 
-def test_what_generate_refuses(home, tmp_path):
+def test_generate_refuses_invalid_options(home, tmp_path):
     assert 'no checkpoint in this folder' in refused('generate.py', '--ckpt', '.', cwd=tmp_path)
     assert 'looked for model/dcgan-1.index' in refused_here(
         'generate.py', '--ckpt', 'model/dcgan-1', cwd=tmp_path)
@@ -617,7 +615,7 @@ def test_a_generator_is_not_written_over_something_else(home, tmp_path):
                                                  'model', 'samples', 'settings.json']
 
 
-def test_a_generator_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_generator_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     for ending in ('.index', '.data-00000-of-00001', '.json'):
         (tmp_path / f'g{ending}').write_text('before')
 
@@ -632,7 +630,7 @@ def test_a_generator_that_cannot_be_written_leaves_the_one_before(tmp_path, monk
     assert [path.read_text() for path in tmp_path.iterdir()] == ['before'] * 3
 
 
-def test_a_closed_stream_is_no_fault(home, tmp_path):
+def test_a_closed_stream_does_not_end_generate(home, tmp_path):
     command = f'{sys.executable} {os.path.join(ROOT, "generate.py")} --ckpt {home / "model"}'
     for closed in ('>&-', '2>&-', '>&- 2>&-'):
         out = tmp_path / str(len(closed))
@@ -640,7 +638,7 @@ def test_a_closed_stream_is_no_fault(home, tmp_path):
         assert os.listdir(str(out)) == ['faces_seed0.png']
 
 
-def test_a_run_goes_on_where_nobody_reads_it(toy, tmp_path):
+def test_a_run_continues_if_nobody_reads_its_output(toy, tmp_path):
     with started('train.py', *toy, '--max-steps', 6, '--log-every', 1, '--sample-every', 6,
                  cwd=tmp_path) as process:
         for line in process.stdout:
@@ -661,52 +659,53 @@ def cells(path):
 
 
 def face(home, folder, seed):
+    """The face of a seed, drawn by generate.py, int [32, 32, 3]."""
     run_here('generate.py', '--ckpt', home / 'model', '--out', folder, '--num', 1, '--seed', seed,
              cwd=home)
     return pixels(folder / f'faces_seed{seed}.png').astype(int)
 
 
 def is_near(a, b):
-    """Whether images are the same but for what the batch's size does to rounding."""
+    """Whether images are equal except for rounding, which depends on the size of the batch."""
     return np.abs(a - b).max() <= 1
 
 
-def test_spherical_ways_keep_the_norm_and_end_where_they_should():
+def test_slerp_keeps_the_norm_and_reaches_both_ends():
     a, b = np.random.RandomState(0).uniform(-1, 1, (2, 100))
     b *= np.linalg.norm(a) / np.linalg.norm(b)
-    way = generate.slerp(a, b, 9)
-    assert (way[0] == a).all() and (way[-1] == b).all()
-    np.testing.assert_allclose(np.linalg.norm(way, axis=1), np.linalg.norm(a))
-    steps = np.linalg.norm(np.diff(way, axis=0), axis=1)
+    latents = generate.slerp(a, b, 9)
+    assert (latents[0] == a).all() and (latents[-1] == b).all()
+    np.testing.assert_allclose(np.linalg.norm(latents, axis=1), np.linalg.norm(a))
+    steps = np.linalg.norm(np.diff(latents, axis=0), axis=1)
     np.testing.assert_allclose(steps, steps[0])
     np.testing.assert_allclose(generate.slerp(a, 3 * a, 3), [a, 2 * a, 3 * a])
     np.testing.assert_allclose(generate.slerp(a, -a, 3), [a, 0 * a, -a], atol=1e-12)
     assert (generate.slerp(a, b, 2) == [a, b]).all()
 
 
-def test_the_middle_of_a_walk_is_not_clipped_to_the_cube():
+def test_slerp_is_not_clipped_to_the_cube():
     pairs = np.random.RandomState(0).uniform(-1, 1, (2000, 2, 100))
     middles = np.array([generate.slerp(a, b, 3)[1] for a, b in pairs])
-    assert (np.abs(middles) > 1).mean() == pytest.approx(1 / 12, abs=0.002)     # as README says
+    assert (np.abs(middles) > 1).mean() == pytest.approx(1 / 12, abs=0.002)     # as in the README
 
 
-def test_a_walk_begins_and_ends_at_the_faces_of_its_seeds(home, tmp_path):
+def test_interpolation_begins_and_ends_at_the_faces_of_its_seeds(home, tmp_path):
     text, _ = run_here('generate.py', '--ckpt', home / 'model', '--out', tmp_path, '--interpolate',
                        5, 4294967295, '--frames', 7, '--batch-size', 3, cwd=tmp_path)
     name = 'interpolate_5_4294967295'
     assert sorted(os.listdir(str(tmp_path))) == [name + ending for ending in (
         '.gif', '.mp4', '.png')]
     assert all(str(tmp_path / file) in text for file in os.listdir(str(tmp_path)))
-    way = cells(tmp_path / (name + '.png')).reshape(9, 32, 32, 3)
-    assert is_near(way[0], face(home, tmp_path, 5))
-    assert is_near(way[6], face(home, tmp_path, 4294967295))
-    assert (way[7:] == 255).all()
+    frames = cells(tmp_path / (name + '.png')).reshape(9, 32, 32, 3)
+    assert is_near(frames[0], face(home, tmp_path, 5))
+    assert is_near(frames[6], face(home, tmp_path, 4294967295))
+    assert (frames[7:] == 255).all()
     with Image.open(str(tmp_path / (name + '.gif'))) as gif:
         assert (gif.n_frames, gif.size, gif.info['loop']) == (12, (32, 32), 0)
     run_here('generate.py', '--ckpt', home / 'model', '--out', 'each', '--interpolate', 5,
              4294967295, '--frames', 7, '--separate', cwd=tmp_path)
     for number in range(7):
-        assert is_near(pixels(tmp_path / 'each' / f'{name}_{number:04d}.png'), way[number])
+        assert is_near(pixels(tmp_path / 'each' / f'{name}_{number:04d}.png'), frames[number])
 
 
 def test_arithmetic_adds_and_subtracts_the_means_of_groups(home, tmp_path):
@@ -724,7 +723,7 @@ def test_arithmetic_adds_and_subtracts_the_means_of_groups(home, tmp_path):
     np.testing.assert_allclose(latents[-1], latents[4:7].mean(axis=0), atol=1e-6)
     noise = latents[8:11] - latents[-1]
     assert 0.2 < np.abs(noise).max() <= 0.25 + 1e-6
-    # One group: the result is its mean. A sign may lead, and --seed makes other noise.
+    # The result of one group is its mean. A sign may come first, and --seed changes the noise.
     run_here('generate.py', '--ckpt', home / 'model', '--out', '.', '--arithmetic', '+2,3,4',
              '--seed', 1, cwd=tmp_path)
     mean = cells(tmp_path / 'arithmetic_seeds2,3,4_seed1.png')
@@ -735,11 +734,11 @@ def test_arithmetic_adds_and_subtracts_the_means_of_groups(home, tmp_path):
 @pytest.mark.parametrize('text, terms', [
     ('1', [(1, [1])]), (' seeds: -1,2 +3 ', [(-1, [1, 2]), (1, [3])]),
     ('seeds:1,2,3 - 4,5,6 + 7,8,9', [(1, [1, 2, 3]), (-1, [4, 5, 6]), (1, [7, 8, 9])])])
-def test_sums_of_seeds(text, terms):
+def test_sums_of_seeds_are_parsed(text, terms):
     assert generate.sum_of_seeds(text) == terms
 
 
-def test_latents_that_were_saved_draw_the_same_again(home, tmp_path):
+def test_saved_latents_draw_the_same_faces(home, tmp_path):
     kept = str(tmp_path / 'some' / 'kept.npy')
     run_here('generate.py', '--ckpt', home / 'model', '--out', '.', '--num', 5, '--truncate', 0.3,
              '--save-latents', kept, cwd=tmp_path)
@@ -764,14 +763,14 @@ def test_latents_that_were_saved_draw_the_same_again(home, tmp_path):
      ['--arithmetic', '+'.join(map(str, range(101)))]),
     (['--latents', 'é' * 120 + '.npy'], ['--latents', 'é' * 121 + '.npy']),
     (['--truncate', '0.12345678'], ['--truncate', '0.12345679'])])
-def test_what_is_drawn_differently_has_another_name(first, second, tmp_path):
+def test_different_drawings_have_different_names(first, second, tmp_path):
     names = []
     for arguments in (first, second, first):
         args = generate.parse(arguments)
         name = os.path.splitext(os.path.basename(args.latents or 'seed0'))[0]
         names.append(generate.named(name + str(args.arithmetic or ''), args))
     assert names[0] == names[2] != names[1]
-    for name in names[:2]:      # as the longest of all that is written
+    for name in names[:2]:      # the longest name of a file that is written
         (tmp_path / f'faces_{name}_000123.png.part').write_text('')
 
 
@@ -820,7 +819,7 @@ def test_truncated_faces_are_less_varied(home, tmp_path):
     (['--truncate', '1.1'], '--truncate: 1.1 is not above 0 and up to 1'),
     (['--truncate', 'nan'], '--truncate: nan is not above 0'),
 ])
-def test_what_the_options_of_latents_refuse(arguments, message, capsys):
+def test_invalid_options_of_latents_are_refused(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
         generate.parse(arguments)
     err = capsys.readouterr().err
@@ -828,7 +827,7 @@ def test_what_the_options_of_latents_refuse(arguments, message, capsys):
     assert message in err
 
 
-def test_what_holds_no_latents_is_refused(tmp_path, capsys):
+def test_invalid_files_of_latents_are_refused(tmp_path, capsys):
     latents = np.zeros((3, 100))
     kinds = {'flat': latents[0], 'narrow': latents[:, :99], 'none': latents[:0],
              'one': latents[0, 0], 'whole': latents.astype(int), 'objects': latents.astype(object)}
@@ -840,12 +839,12 @@ def test_what_holds_no_latents_is_refused(tmp_path, capsys):
         array = latents.copy()
         array[row, 7] = value
         np.save(str(tmp_path / f'{name}.npy'), array)
-    whole = (tmp_path / 'flat.npy').read_bytes()
-    (tmp_path / 'cut.npy').write_bytes(whole[:-8])
-    (tmp_path / 'header.npy').write_bytes(whole[:20])
-    (tmp_path / 'quote.npy').write_bytes(whole.replace(b')', b"'", 1))
-    (tmp_path / 'digits.npy').write_bytes(whole.replace(b'(100,), }' + b' ' * 20,
-                                                        b'(1' + b'0' * 20 + b',), }  ', 1))
+    content = (tmp_path / 'flat.npy').read_bytes()
+    (tmp_path / 'cut.npy').write_bytes(content[:-8])
+    (tmp_path / 'header.npy').write_bytes(content[:20])
+    (tmp_path / 'quote.npy').write_bytes(content.replace(b')', b"'", 1))
+    (tmp_path / 'digits.npy').write_bytes(content.replace(b'(100,), }' + b' ' * 20,
+                                                          b'(1' + b'0' * 20 + b',), }  ', 1))
     (tmp_path / 'empty.npy').write_bytes(b'')
     (tmp_path / 'text.npy').write_text('1 2 3')
     messages = {
@@ -866,5 +865,5 @@ def test_what_holds_no_latents_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('program', ['train.py', 'generate.py', 'download_lfw.py'])
-def test_help_does_not_wait_for_tensorflow(program):
+def test_help_does_not_import_tensorflow(program):
     assert without_tensorflow(program, '--help', cwd=ROOT).startswith(f'usage: {program}')

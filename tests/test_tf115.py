@@ -1,8 +1,8 @@
 """This program and the original on TensorFlow 1.15.5 read each other's checkpoints.
 
-golden/ holds a checkpoint that TensorFlow 1.15.5 wrote. If its interpreter is there, as the variable
-TF115_PYTHON or as the one that runs the tests, the original graph (tf.layers, tf.contrib) runs in it
-too, at both widths.
+golden/ holds a checkpoint that TensorFlow 1.15.5 wrote. If its interpreter is there, named by
+TF115_PYTHON or as the one that runs the tests, the original graph (tf.layers, tf.contrib) runs in
+it too, at both widths.
 """
 import os
 import subprocess
@@ -65,18 +65,18 @@ def original(*arguments):
     subprocess.check_call([TF115_PYTHON, '-W', 'ignore', program] + [str(a) for a in arguments])
 
 
-def assert_same(ours, original, width):
+def assert_same(here, there, width):
     """Images are equal to 1e-5; at width 2 also one step later, which depends on Adam's slots.
 
     At width 64 a single ReLU that changes sides through rounding changes the next step by more than
     a wrong slot would, so the next step shows nothing.
     """
-    assert np.abs(ours['now.g'] - original['now.g']).max() < 1e-5
+    assert np.abs(here['now.g'] - there['now.g']).max() < 1e-5
     for name in recording.OUTPUTS:
-        gap = np.abs(ours['now.' + name] - original['now.' + name]).max()
+        gap = np.abs(here['now.' + name] - there['now.' + name]).max()
         assert gap <= recording.tolerance('init/eval/' + name, width, None), name
         if width == 2:
-            gap = np.abs(ours['next.' + name] - original['next.' + name]).max()
+            gap = np.abs(here['next.' + name] - there['next.' + name]).max()
             assert gap <= recording.tolerance('after_d/train/' + name, width, None), name
 
 
