@@ -18,6 +18,15 @@ TF1 = tf.__version__.startswith('1.')
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+
+def has_bfloat16():
+    """Whether --precision bfloat16 is accepted here."""
+    try:
+        return bool(session.choose_precision('bfloat16'))
+    except ValueError:
+        return False
+
+
 costly = pytest.mark.skipif(
     TF1 and 'RUNS' not in os.environ,
     reason='four minutes on TensorFlow 1.15; RUNS=1 runs it')

@@ -10,6 +10,7 @@ import losses
 import models
 import ops
 import recording
+from conftest import has_bfloat16
 from dcgan import session, variants
 from dcgan.checkpoint import EMA_SUFFIX
 from dcgan.settings import BY_NAME, LOSSES
@@ -448,7 +449,7 @@ def test_the_points_of_the_penalty_lie_between_real_and_fake(towers):
     np.testing.assert_allclose(mixed, fake + shares * (real - fake), atol=1e-4)
 
 
-@pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
+@pytest.mark.skipif(not has_bfloat16(), reason='no bfloat16 on this processor')
 def test_the_penalty_is_computed_in_float32():
     model = build(loss='wgan-gp', gradient_penalty=10.0, norm_d='none', **SMALL)
     run_metadata = tf.RunMetadata()

@@ -21,7 +21,7 @@ import generate
 import models
 import recording
 import train
-from conftest import ROOT
+from conftest import ROOT, has_bfloat16
 from dcgan import checkpoint, recorder, session, settings
 from running import (
     TINY,
@@ -120,7 +120,7 @@ def test_max_to_keep_keeps_the_newest_on_resume(home, toy, tmp_path):
     assert steps_of(tmp_path / 'model') == [8]
 
 
-@pytest.mark.skipif(not session.has_onednn(), reason='no bfloat16 without oneDNN')
+@pytest.mark.skipif(not has_bfloat16(), reason='no bfloat16 on this processor')
 def test_resume_keeps_fused_step_and_bfloat16(toy, tmp_path):
     fast = [*toy, '--log-every', 1, '--g-steps', 2]
     out, _ = run('train.py', *fast, '--max-steps', 2, '--fused-step', '--precision', 'bfloat16',

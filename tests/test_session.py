@@ -30,12 +30,12 @@ def test_auto_precision_on_a_gpu(monkeypatch, capability, precision):
     assert session.choose_precision('float32') == ('float32', 'as asked')
     with pytest.raises(ValueError, match=f'the GPU has .* cores; .* auto, which is {precision}'):
         session.choose_precision('bfloat16')
-    assert not session.has_onednn()      # so no convolution tuned for processors is chosen
+    assert session.conv_precision('float16') is None
 
 
 @pytest.mark.skipif(TF1, reason='no bfloat16 in TensorFlow 1.15')
 @pytest.mark.parametrize('flags, precision', [
-    ({'avx2'}, 'float32'), ({'avx2', 'avx512_bf16'}, 'bfloat16'), ({'amx_bf16'}, 'bfloat16')])
+    ({'avx512f'}, 'float32'), ({'avx2', 'avx512_bf16'}, 'bfloat16'), ({'amx_bf16'}, 'bfloat16')])
 def test_auto_precision_on_a_processor(monkeypatch, flags, precision):
     gpu(monkeypatch, None)
     monkeypatch.setattr(session, 'has_onednn', lambda: True)
@@ -43,6 +43,16 @@ def test_auto_precision_on_a_processor(monkeypatch, flags, precision):
     chosen, why = session.choose_precision('auto')
     assert chosen == precision and 'bf16' in why
     assert session.choose_precision('bfloat16') == ('bfloat16', 'as asked')
+
+
+@pytest.mark.skipif(TF1, reason='no bfloat16 in TensorFlow 1.15')
+def test_bfloat16_is_refused_without_avx512(monkeypatch):
+    gpu(monkeypatch, None)
+    monkeypatch.setattr(session, 'has_onednn', lambda: True)
+    monkeypatch.setattr(session, '_processor_flags', lambda: {'avx2'})
+    assert session.choose_precision('auto')[0] == 'float32'
+    with pytest.raises(ValueError, match='has none of amx_bf16, avx512_bf16; it takes float32'):
+        session.choose_precision('bfloat16')
 
 
 @pytest.mark.skipif(TF1 or not session.is_x86(), reason='oneDNN is in TensorFlow 2 for x86-64')
