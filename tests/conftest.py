@@ -29,7 +29,7 @@ def has_bfloat16():
 
 costly = pytest.mark.skipif(
     TF1 and 'RUNS' not in os.environ,
-    reason='four minutes on TensorFlow 1.15; RUNS=1 runs it')
+    reason='slow and hardly about TensorFlow; RUNS=1 runs it on 1.15')
 
 
 @pytest.fixture(scope='session')

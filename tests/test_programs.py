@@ -21,7 +21,7 @@ import generate
 import models
 import recording
 import train
-from conftest import ROOT, has_bfloat16
+from conftest import ROOT, costly, has_bfloat16
 from dcgan import checkpoint, recorder, session, settings
 from running import (
     TINY,
@@ -256,6 +256,7 @@ def test_a_new_run_does_not_overwrite_an_old_one(home):
     assert 'dcgan_toy-6 is there already' in message and '--resume' in message
 
 
+@costly
 def test_a_run_from_the_best_checkpoint_keeps_the_old_records(home, toy, tmp_path):
     shutil.copytree(str(home), str(tmp_path / 'home'))
     here = tmp_path / 'home'
@@ -268,6 +269,7 @@ def test_a_run_from_the_best_checkpoint_keeps_the_old_records(home, toy, tmp_pat
     assert (earlier / 'samples.gif').exists()
 
 
+@costly
 def test_a_folder_with_only_the_best_checkpoint_is_refused(home, toy, tmp_path):
     shutil.copytree(str(home / 'model' / 'best'), str(tmp_path / 'model' / 'best'))
     for resume in ([], ['--resume']):
@@ -333,6 +335,7 @@ def test_out_of_memory_names_the_options(capsys):
         'error: --batch-size 64, --image-size 64: OOM when allocating\n')
 
 
+@costly
 def test_runs_do_not_mix_their_records(home, tmp_path):
     shutil.copytree(str(home), str(tmp_path / 'home'))
     home, samples = tmp_path / 'home', tmp_path / 'home' / 'samples' / 'dcgan_toy'
@@ -396,6 +399,7 @@ def test_a_signal_saves_and_ends(toy, tmp_path, number, code):
     assert step == int(rows(tmp_path / 'samples' / 'dcgan_toy' / 'loss.csv')[-1]['step'])
 
 
+@costly
 def test_closing_the_terminal_saves_and_ends(toy, tmp_path):
     child, terminal = pty.fork()
     if not child:
@@ -413,6 +417,7 @@ def test_closing_the_terminal_saves_and_ends(toy, tmp_path):
     checkpoint.verify(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')[-1][1])
 
 
+@costly
 def test_ignored_hangup_stays_ignored_and_a_scheduler_s_signal_saves(toy, tmp_path):
     command = ['train.py', *toy, '--log-every', 1, '--max-steps', 100000]
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)      # as nohup does
@@ -432,6 +437,7 @@ def test_ignored_hangup_stays_ignored_and_a_scheduler_s_signal_saves(toy, tmp_pa
     assert len(checkpoint.checkpoints_of(str(tmp_path / 'model'), 'dcgan_toy')) == 2
 
 
+@costly
 def test_a_scheduler_s_signal_before_the_first_step_does_not_end_the_run(toy, tmp_path):
     with started('train.py', *toy, '--max-steps', 1, cwd=tmp_path) as process:
         for line in process.stdout:
@@ -601,8 +607,8 @@ def test_generate_refuses_invalid_options(home, tmp_path):
 def test_a_generator_is_not_written_over_something_else(home, tmp_path):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     (tmp_path / 'settings.json').write_text('{"mine": 1}')
-    for prefix, message in [('model/dcgan_toy-6', 'a name that ends in -<step> is one of a run'),
-                            ('model/', 'is no name of a checkpoint'), ('.', 'is no name of a'),
+    for prefix, message in [('model/dcgan_toy-6', 'names that end in -<step> belong to runs'),
+                            ('model/', 'is not the name of a checkpoint'), ('.', 'is not the name of a'),
                             ('g.index', 'is no name of a'), ('g[1]', 'TensorFlow takes *'),
                             ('settings', 'settings.json holds no settings of this program')]:
         err = refused_here('generate.py', '--save-generator', prefix, cwd=tmp_path)
@@ -610,7 +616,7 @@ def test_a_generator_is_not_written_over_something_else(home, tmp_path):
     out, _ = run_here('generate.py', '--save-generator', 'g', '--num', 1, cwd=tmp_path)
     assert out.splitlines()[1] == 'g'
     err = refused_here('generate.py', '--ckpt', 'g', '--save-generator', './g', cwd=tmp_path)
-    assert './g: is what it would be made of' in err
+    assert './g: is the checkpoint that the generator comes from' in err
     assert sorted(os.listdir(str(tmp_path))) == ['g.data-00000-of-00001', 'g.index', 'g.json',
                                                  'model', 'samples', 'settings.json']
 

@@ -3,12 +3,14 @@ import threading
 
 import pytest
 
+from conftest import costly
 from dcgan import checkpoint, log
 from running import rows, run_here
 
 RUN = ['--max-steps', 4, '--sample-every', 1, '--save-every', 2]
 
 
+@costly
 def test_sheets_and_metrics_run_outside_the_training_thread(toy, tmp_path, monkeypatch):
     threads = []
 
@@ -26,6 +28,7 @@ def test_sheets_and_metrics_run_outside_the_training_thread(toy, tmp_path, monke
         '2', '4']
 
 
+@costly
 def test_records_are_complete_before_the_next_checkpoint(toy, tmp_path, monkeypatch):
     """A kill after a checkpoint must not lose the sheets and metrics of earlier steps."""
     samples, saves = tmp_path / 'samples' / 'dcgan_toy', []
@@ -46,6 +49,7 @@ def test_records_are_complete_before_the_next_checkpoint(toy, tmp_path, monkeypa
     assert saves == [(2, sheets[:2]), (4, sheets)]
 
 
+@costly
 @pytest.mark.parametrize('name', ['sheet', 'quality'])
 def test_an_error_in_the_background_ends_the_run(toy, tmp_path, monkeypatch, name):
     def failing(self, step, *args, **options):

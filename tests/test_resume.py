@@ -6,6 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
+from conftest import costly
 from dcgan import toy
 from running import TOY, pixels, refused_here, run_here, steps_of
 
@@ -45,6 +46,7 @@ def test_resume_of_an_original_checkpoint_names_its_settings(copy):
                         '--g-steps 2 --crop 0\n')
 
 
+@costly
 def test_resume_keeps_the_schedule_that_the_run_was_started_with(toy, tmp_path):
     start = ['--max-to-keep', 0, '--save-every', 1, '--sample-every', 2, '--log-every', 3,
              '--samples-dir', 'sheets']
@@ -98,6 +100,7 @@ def test_resume_begins_no_run_of_another_data_set(copy):
                                                   '--dry-run', cwd=copy)
 
 
+@costly
 def test_resume_continues_with_a_renamed_folder_of_images(tmp_path):
     os.mkdir(str(tmp_path / 'faces'))
     for number in range(8):

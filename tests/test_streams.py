@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import plain_celeba
-from conftest import ROOT
+from conftest import ROOT, costly
 from dcgan import checkpoint, toy
 from running import TINY, refused_here, run_here
 
@@ -55,6 +55,7 @@ def in_shell(program, arguments, redirections, cwd, encoding='utf-8'):
     return int((cwd / 'code').read_text()), out.decode()
 
 
+@costly
 @pytest.mark.parametrize('redirections', ['<&- >&- 2>&-', '2>&1 | true'],
                          ids=['closed', 'read by nobody'])
 @pytest.mark.parametrize('program', COMMANDS)
@@ -140,6 +141,7 @@ def test_an_export_into_a_folder_that_is_not_utf8_is_refused(odd_folder):
     assert message == f'error: --out {odd_folder}/dcgan.onnx: {SENTENCE}'.replace(ODD, 'd\\udcff')
 
 
+@costly
 def test_a_run_in_a_folder_that_is_not_utf8_resumes_and_draws(odd_folder):
     for steps in (1, 2):
         run_here('train.py', '--dataset', 'toy', *TRAIN[:-1], steps, '--resume', cwd=odd_folder)
