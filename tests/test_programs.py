@@ -608,8 +608,10 @@ def test_a_generator_is_not_written_over_something_else(home, tmp_path):
     shutil.copytree(str(home / 'model'), str(tmp_path / 'model'))
     (tmp_path / 'settings.json').write_text('{"mine": 1}')
     for prefix, message in [('model/dcgan_toy-6', 'names that end in -<step> belong to runs'),
-                            ('model/', 'is not the name of a checkpoint'), ('.', 'is not the name of a'),
-                            ('g.index', 'is no name of a'), ('g[1]', 'TensorFlow takes *'),
+                            ('model/', 'is not the name of a checkpoint'),
+                            ('.', 'is not the name of a checkpoint'),
+                            ('g.index', 'is not the name of a checkpoint'),
+                            ('g[1]', 'TensorFlow takes *'),
                             ('settings', 'settings.json holds no settings of this program')]:
         err = refused_here('generate.py', '--save-generator', prefix, cwd=tmp_path)
         assert err.startswith(f'error: --save-generator {prefix}') and message in err
