@@ -34,8 +34,8 @@ INITIALIZERS = {
     'glorot': None,                                         # get_variable's own, as tf.layers
     'normal': tf.random_normal_initializer(stddev=0.02)}    # Radford et al. 2016, section 4
 OPTIMIZERS = {
-    'adam': lambda settings, lr: tf.train.AdamOptimizer(lr, settings['beta1'], settings['beta2']),
-    'rmsprop': lambda settings, lr: tf.train.RMSPropOptimizer(lr)}
+    'adam': lambda lr, beta1, beta2: tf.train.AdamOptimizer(lr, beta1, beta2),
+    'rmsprop': lambda lr, beta1, beta2: tf.train.RMSPropOptimizer(lr)}
 NEED_STEP = ('average', 'diffaugment', 'gradient_penalty', 'instance_noise')
 
 
@@ -100,8 +100,12 @@ def build(settings, width=64, worker=SINGLE, conv_precision=None, loss_scale=1):
             objective_d += settings['gradient_penalty'] * losses.gradient_penalty(logits, mixed)
 
         # optimizers
-        minimize_d, minimize_g, ema = _minimizers(settings, vars_d, vars_g, step, worker,
-                                                  loss_scale)
+        lr_d = settings['lr'] if settings['lr_d'] is None else settings['lr_d']
+        optimizer = OPTIMIZERS[settings['optimizer']]
+        adam_d = optimizer(lr_d, settings['beta1'], settings['beta2'])
+        adam_g = optimizer(settings['lr'], settings['beta1'], settings['beta2'])
+        minimize_d, minimize_g, ema = _minimizers(settings, adam_d, adam_g, vars_d, vars_g, step,
+                                                  worker, loss_scale)
         with tf.control_dependencies(tf.get_collection(tf.GraphKeys.UPDATE_OPS)):
             optimizer_d = minimize_d(objective_d)
             optimizer_g = optimizer_d if fused else minimize_g(loss_g)
@@ -138,20 +142,16 @@ def _networks(settings, noise, is_training, labels, width, worker):
     return generator, discriminator
 
 
-def _minimizers(settings, vars_d, vars_g, step, worker, loss_scale):
+def _minimizers(settings, adam_d, adam_g, vars_d, vars_g, step, worker, loss_scale):
     """(minimize_d, minimize_g, ema): functions of a loss that return the op of an update.
 
     ema: the ExponentialMovingAverage that minimize_g moves, or None.
     """
-    lr_d = settings['lr'] if settings['lr_d'] is None else settings['lr_d']
-    optimizers = [(OPTIMIZERS[settings['optimizer']](settings, lr), variables)
-                  for lr, variables in ((lr_d, vars_d), (settings['lr'], vars_g))]
-    minimize_d, minimize_g = (functools.partial(optimizer.minimize, var_list=variables)
-                              for optimizer, variables in optimizers)
+    minimize_d = functools.partial(adam_d.minimize, var_list=vars_d)
+    minimize_g = functools.partial(adam_g.minimize, var_list=vars_g)
     if loss_scale != 1 or worker.size > 1:
-        minimize_d, minimize_g = (
-            variants.scaled_minimize(optimizer, variables, loss_scale, worker)
-            for optimizer, variables in optimizers)
+        minimize_d = variants.scaled_minimize(adam_d, vars_d, loss_scale, worker)
+        minimize_g = variants.scaled_minimize(adam_g, vars_g, loss_scale, worker)
     if settings['spectral_norm']:
         minimize_d = variants.minimize_after_power_iteration(minimize_d)
     if settings['clip']:
