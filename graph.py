@@ -134,7 +134,8 @@ def _networks(settings, noise, is_training, labels, width, worker):
     options = {'width': width, 'labels': labels,
                # Without a tf.cond at each batch norm a fused step takes 2 % less time.
                'is_training': True if settings['fused_step'] else is_training,
-               'sync': worker if settings['sync_batch_norm'] else None}
+               # Worker 0 completes a finished run's records alone.
+               'sync': worker if settings['sync_batch_norm'] and worker.size > 1 else None}
     generator = functools.partial(models.generator, noise, image_size=settings['image_size'],
                                   **options)
     discriminator = functools.partial(models.discriminator, condition=settings['condition'],

@@ -32,6 +32,22 @@ costly = pytest.mark.skipif(
     reason='slow and hardly about TensorFlow; RUNS=1 runs it on 1.15')
 
 
+# Files that take minutes, the longest first: begun last, one of them would run alone at the end.
+SLOW = ['test_cluster.py', 'test_programs.py', 'test_faults.py', 'test_parity.py', 'test_graph.py',
+        'test_resume.py', 'test_evaluate.py', 'test_attributes.py', 'test_streams.py',
+        'test_recorder.py', 'test_tf115.py']
+
+
+def pytest_configure(config):
+    if hasattr(config.option, 'loadscopereorder'):      # by the number of tests, in newer xdist
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: SLOW.index(item.fspath.basename)
+               if item.fspath.basename in SLOW else len(SLOW))
+
+
 @pytest.fixture(scope='session')
 def toy(home):
     """The options of TOY, and the --data-dir of home, where the toy set is decoded."""

@@ -127,8 +127,8 @@ MUTATIONS = {
          'reuse=True):\n                samples = generator(is_training=True)',
          SAMPLES + '[fused]'),
         # workers
-        ("worker if settings['sync_batch_norm'] else None", 'worker', SYNC + '[False]'),
-        ("worker if settings['sync_batch_norm'] else None", 'None', SYNC + '[True]'),
+        ("worker if settings['sync_batch_norm'] and", 'worker if', SYNC + '[False]'),
+        ("worker if settings['sync_batch_norm'] and", 'None if', SYNC + '[True]'),
     ],
     'dcgan/variants.py': [
         # DiffAugment and instance noise

@@ -9,7 +9,7 @@ import pytest
 import generate
 import plain_celeba
 import sampler
-from conftest import ROOT
+from conftest import ROOT, costly
 from dcgan import checkpoint, metadata
 from running import pixels, refused_here, run, run_here
 
@@ -31,6 +31,7 @@ def home(tmp_path_factory):
     return home
 
 
+@costly
 def test_faces_have_the_specified_attributes(home):
     means = {}
     for specified in ('Red=1,Light=1', 'Red=-1,Light=1', 'Red=-1,Light=-1'):
@@ -42,6 +43,7 @@ def test_faces_have_the_specified_attributes(home):
     assert blue.sum() - dark.sum() > 120
 
 
+@costly
 def test_each_column_of_an_attribute_sheet_switches_one_attribute(home):
     out, _ = run_here('generate.py', '--attribute-sheet', 3, '--out', 'sheet', cwd=home)
     assert 'knows Red, Light' in out
@@ -68,6 +70,7 @@ def test_unspecified_attributes_come_from_training_rows():
     assert (sampler.Sampler.labels(Model, 1, 400) != sampler.Sampler.labels(Model, 0, 400)).any()
 
 
+@costly
 def test_interpolation_keeps_its_labels(home):
     for ends in ((1, 2), (2, 1)):
         run_here('generate.py', '--interpolate', *ends, '--frames', 9, '--out', 'way', cwd=home)
@@ -79,6 +82,7 @@ def test_interpolation_keeps_its_labels(home):
         assert np.ptp(cells[..., 0] - cells[..., 2]) < 60 and np.ptp(cells.sum(-1)) < 60
 
 
+@costly
 def test_saved_latents_with_the_same_seed_draw_the_same_faces(home):
     run_here('generate.py', '--seed', 5, '--num', 9, '--save-latents', 'five.npy', '--out', 'a',
              cwd=home)
@@ -87,6 +91,7 @@ def test_saved_latents_with_the_same_seed_draw_the_same_faces(home):
     assert (five == again).all()
 
 
+@costly
 def test_a_saved_generator_keeps_its_attributes(home):
     run_here('generate.py', '--save-generator', 'passed/dcgan_celeba', '--out', 'a', cwd=home)
     run_here('generate.py', '--ckpt', 'passed', '--out', 'b', '--batch-size', 7, cwd=home)
@@ -99,6 +104,7 @@ def test_a_saved_generator_keeps_its_attributes(home):
     assert sorted(map(tuple, rows)) == sorted(map(tuple, np.delete(listed, 3, axis=0)))
 
 
+@costly
 def test_a_classifier_recognises_the_drawn_attributes(home):
     (home / 'datasets' / 'celeba' / 'list_eval_partition.txt').write_text('\n'.join(
         f'{number:06d}.jpg {int(number >= 200)}' for number in range(256)) + '\n')
@@ -112,6 +118,7 @@ def test_a_classifier_recognises_the_drawn_attributes(home):
     assert f'{by_attribute["Red"]["asked"]:.1%}' in out
 
 
+@costly
 def test_impossible_attributes_are_refused(home, tmp_path):
     assert '--attributes Rad: is none of the 2 there are; the nearest: Red' in refused_here(
         'generate.py', '--attributes', 'Rad=1', cwd=home)

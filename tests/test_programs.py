@@ -135,6 +135,7 @@ def test_resume_keeps_fused_step_and_bfloat16(toy, tmp_path):
     assert '--precision float32: ' in message and 'trained with --precision bfloat16' in message
 
 
+@costly
 def test_generate_draws_with_the_ema_unless_raw(toy, tmp_path):
     for folder, steps in (('model', 2), ('model', 4), ('at-once', 4)):
         run('train.py', *toy, '--max-steps', steps, '--average', 0.9, '--log-every', 1,
@@ -215,6 +216,7 @@ def test_losses_set_the_options_that_the_docs_list(tmp_path, loss):
     assert 'lr               0.5\n' in out
 
 
+@costly
 def test_a_critic_is_trained_on_five_batches_a_step(toy, tmp_path):
     out, err = run('train.py', *toy, '--loss', 'wgan-gp', '--max-steps', 1, cwd=tmp_path)
     assert 'photographs      4,000 of toy: 50 steps an epoch\n' in out and not err
