@@ -110,8 +110,6 @@ MUTATIONS = {
          CLIPPED + '[0]'),
         ('clipped_minimize(minimize_d, vars_d,', 'clipped_minimize(minimize_d, vars_d[:-1],',
          CLIPPED + '[0]'),
-        ('optimizer_d if fused else', "optimizer_d if fused and settings['g_steps'] > 1 else",
-         FORWARD_PASSES + '[1]'),
         # EMA
         ("tf.train.ExponentialMovingAverage(settings['average'], step // settings['d_steps'])",
          "tf.train.ExponentialMovingAverage(settings['average'], step)", EMA + '[5-0]'),
@@ -124,7 +122,7 @@ MUTATIONS = {
          'averaged_minimize(minimize_g, ema, vars_g[1:])',
          EMA + '[1-0]'),
         ('model._replace(samples=generator(is_training=False))',
-         'reuse=True):\n                samples = generator(is_training=True)',
+         'model._replace(samples=generator(is_training=True))',
          SAMPLES + '[fused]'),
         # workers
         ("worker if settings['sync_batch_norm'] and", 'worker if', SYNC + '[False]'),
