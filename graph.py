@@ -54,7 +54,7 @@ def build(settings, width=64, worker=SINGLE, conv_precision=None, loss_scale=1):
     size, fused = settings['image_size'], settings['fused_step']
     graph = tf.Graph()
     with graph.as_default(), tf.device(worker.device), \
-            variants.scope(initializer=INITIALIZERS[settings['init']]):
+            tf.variable_scope('', initializer=INITIALIZERS[settings['init']]):
         tf.set_random_seed(settings['seed'])
         convolutions.tune(conv_precision)
 

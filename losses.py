@@ -35,7 +35,7 @@ def critic_loss_g(d_fake):
 # critic: whether D outputs values of any sign, not probabilities.
 Loss = collections.namedtuple('Loss', 'd g critic')
 
-# What a loss brings with it stands in dcgan/settings.py, by the same names.
+# dcgan/settings.py has the settings that a loss implies, by the same names.
 LOSSES = {
     'gan': Loss(loss_d, loss_g, critic=False),
     'wgan': Loss(critic_loss_d, critic_loss_g, critic=True),

@@ -46,7 +46,7 @@ from dcgan.worker import SINGLE, ClusterError
 KEPT_LABELS = 1000      # rows of the labels that a checkpoint keeps, to draw by
 LFW_COUNT = 13233
 
-# What is left to do. name: of the checkpoints, without the step. config: {name: value} of the
+# The rest of a run. name: of the checkpoints, without the step. config: {name: value} of the
 # settings. metadata: of each checkpoint to come. prefix: of the checkpoint that the run resumes
 # from at step, or None. unmeasured: whether that one was not measured. end: the last step.
 RunPlan = collections.namedtuple('RunPlan', 'name samples_dir config metadata step prefix '

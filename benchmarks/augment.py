@@ -1,4 +1,4 @@
-"""What augmentation costs a training: a batch alone, and steps beside those without it.
+"""Measures the cost of augmentation: a batch alone, and steps in turns with those without it.
 
     python benchmarks/augment.py
     python benchmarks/augment.py --image-size 128

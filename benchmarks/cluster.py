@@ -1,4 +1,4 @@
-"""What it costs to train as two processes: images a second, bytes sent, and what follows for more.
+"""Measures training as two processes: images a second, bytes sent, and an estimate for more.
 
     python benchmarks/cluster.py                        on the toy set, 64x64, in float32
     python benchmarks/cluster.py --rounds 5 --train="--precision auto"

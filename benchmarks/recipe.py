@@ -73,7 +73,7 @@ def name_of_set(args):
 
 
 def trained_on(args):
-    """What train.py is given as --dataset, with its crop: the set, or a folder of links to some.
+    """The options of train.py for the data set: the whole set, or a folder of links to some of it.
 
     These are taken at equal distances from the set's own order, in which one person's stand side
     by side.
@@ -121,7 +121,7 @@ def run(change, args):
 
 
 def evaluate(ckpt, args, raw):
-    """What evaluate.py --json writes of a run's folder, or of a generator's prefix."""
+    """The figures of evaluate.py --json for a run's folder or a generator's prefix."""
     name = f'{"raw" if raw else "averaged"}-{args.num}.json'
     path = os.path.join(ckpt, name) if os.path.isdir(ckpt) else os.path.join(
         args.out, f'{args.dataset}-{os.path.basename(ckpt)}-{name}')

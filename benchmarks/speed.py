@@ -29,7 +29,7 @@ BATCH, Z_DIM = 64, 100
 
 def flop_of(size):
     """Multiplications and additions of a step, an image, without what could be saved."""
-    # Of one forward pass of D's four convolutions. G's are the same.
+    # One forward pass of D's four convolutions; G's has the same sizes.
     layers = [(size // 2, 3, 64), (size // 4, 64, 128), (size // 8, 128, 256),
               (size // 16, 256, 512)]                           # side out, channels
     forward = [2 * side ** 2 * 25 * c_in * c_out for side, c_in, c_out in layers]

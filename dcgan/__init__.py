@@ -1,1 +1,1 @@
-"""What serves the programs at the root: settings, files, command lines. It knows no network."""
+"""Everything that serves the programs at the root; nothing here imports a file of the root."""

@@ -15,8 +15,8 @@ import tensorflow.compat.v1 as tf
 
 # Up to this side of the larger image, products are faster than oneDNN's convolution. Milliseconds
 # on two cores with AVX-512 and bfloat16 units, batch 64, TensorFlow 2.21, oneDNN's first: on Zen 5,
-# in brackets on Zen 4. Where these disagree the larger gain decides. What isn't here was not
-# faster.
+# in brackets on Zen 4. Where these disagree the larger gain decides. A pass that is missing here was
+# not faster.
 PRODUCTS_UP_TO = {
     ('forward', 'float32'): 8,      # 27.7, 12.9 (30.5, 27.7) at 8x8, 256 to 512 channels
     ('forward', 'bfloat16'): 8,     # 10.1, 7.4 (14.3, 14.8); at 16x16 7.6, 9.9 (15.4, 22.1)
@@ -35,7 +35,7 @@ def tune(precision):
     """Builds the default graph's convolutions from here on in the fastest known formulations.
 
     precision: `float32` or `bfloat16`, in which the session will multiply; None for TensorFlow's
-    own kernels. The tables were measured with oneDNN: elsewhere they are of no use.
+    own kernels. The tables were measured against oneDNN; TensorFlow's own kernels gain more.
     """
     tf.get_collection_ref(PRECISION)[:] = [precision]
 
@@ -194,9 +194,10 @@ def _by_products(pass_, large, precision):
     return limit is not None and max(large.as_list()[1:3]) <= limit
 
 
-# Of one axis of the kernel what falls into one block of 2 pixels. taps: slice of the kernel. size:
-# of it. first: of the block's pixels. outputs, blocks: slices of those where the block lies inside
-# the image. outside: [outputs before, after] where it doesn't.
+# The part of one axis of the kernel that falls into one block of 2 pixels. taps: slice of the
+# kernel, of that size. first: number of the block's first pixel under it. outputs, blocks: slices
+# of those for which the block lies inside the image. outside: [outputs before, after] for which it
+# does not.
 Tile = collections.namedtuple('Tile', 'taps size first outputs blocks outside')
 
 

@@ -1,4 +1,4 @@
-"""What goes beyond the original's training graph.
+"""Variations of the original's training graph.
 
 Each function wraps or replaces one step of graph.build. A run with the default settings calls none
 of them.
@@ -75,9 +75,9 @@ def spectrally_normalized(discriminator):
 def spectral_norm():
     """A custom_getter that divides kernels by their largest singular value (Miyato et al. 2018).
 
-    It is estimated by a power iteration from a variable `u` kept beside the kernel: at the first
-    use of a kernel through this getter, whose later uses take what that one found. The op that
-    keeps the iteration's result goes to the collection SPECTRAL_UPDATES.
+    A power iteration estimates it from a variable `u` beside the kernel. The first use of a kernel
+    through this getter runs the iteration, later uses share its result. The op that stores the
+    result in `u` goes to the collection SPECTRAL_UPDATES.
     """
     found = {}
 
@@ -115,7 +115,7 @@ def scaled_minimize(optimizer, variables, loss_scale, worker):
 
 
 def minimize_after_power_iteration(minimize):
-    """A minimize whose update waits until spectral_norm's power iterations are kept."""
+    """A minimize whose update waits until spectral_norm's power iterations are stored."""
     def after(loss):
         with tf.control_dependencies(tf.get_collection(SPECTRAL_UPDATES)):
             return minimize(loss)
@@ -144,8 +144,8 @@ def fused_step(settings, optimizer_d, g, generator, discriminator, loss_of_g, mi
     """(loss_g, optimizer_g): a run of optimizer_g is D's update, then g_steps updates of G.
 
     Each update of G goes through the D just updated, the first with g, the images that D has seen,
-    the others with new ones of generator(). Gradients are those of separate runs. What is saved is
-    G's first forward pass, and D's passes on real images in G's runs.
+    the others with new ones of generator(). The gradients are those of separate runs, without G's
+    first forward pass and without D's passes on real images in G's runs.
     """
     optimizer_g = optimizer_d
     for number in range(settings['g_steps']):
@@ -181,7 +181,7 @@ def averaged_over_workers(model, worker):
 
 
 def average_statistics(optimizer, worker):
-    """An op that runs optimizer, then averages what the networks keep beside their weights."""
+    """An op that runs optimizer, then averages moving statistics and `u` over all workers."""
     with tf.control_dependencies([optimizer]):
         kept = [v for network in ('discriminator/', 'generator/')
                 for v in tf.global_variables(network)
