@@ -15,8 +15,8 @@ import tensorflow.compat.v1 as tf
 
 # Up to this side of the larger image, products are faster than oneDNN's convolution. Milliseconds
 # on two cores with AVX-512 and bfloat16 units, batch 64, TensorFlow 2.21, oneDNN's first: on Zen 5,
-# in brackets on Zen 4. Where these disagree the larger gain decides. A pass that is missing here was
-# not faster.
+# in brackets on Zen 4. Where these disagree the larger gain decides. A pass that is missing here
+# was not faster.
 PRODUCTS_UP_TO = {
     ('forward', 'float32'): 8,      # 27.7, 12.9 (30.5, 27.7) at 8x8, 256 to 512 channels
     ('forward', 'bfloat16'): 8,     # 10.1, 7.4 (14.3, 14.8); at 16x16 7.6, 9.9 (15.4, 22.1)
