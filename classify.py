@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from dcgan import augment, batches, cache, celeba, checkpoint, cli, datasets, files, session
+from dcgan import augment, batches, cache, checkpoint, cli, datasets, files, session
 from dcgan.photographs import DataError
 
 IMAGE_SIZE, BATCH, LEARNING_RATE = 64, 128, 0.001
@@ -37,8 +37,10 @@ def classify(args):
     for part in ('train', 'valid'):
         source = datasets.find('celeba', args.data_dir, part)
         at_least = BATCH if part == 'train' else 1
-        photographs = cache.load(source, IMAGE_SIZE, None, args.data_dir, at_least)
-        names, labels = celeba.read_attributes(source.folder, photographs.names)
+        photographs = cache.load(source, IMAGE_SIZE, None, args.data_dir, at_least,
+                                 args.max_broken)
+        names = datasets.label_names(source)
+        labels = datasets.read_labels(source, photographs.names, names)
         parts[part] = photographs.images, labels
         print(f'{part:12} {len(labels):,} photographs, {len(names)} labels each')
 
@@ -119,9 +121,7 @@ def parse(argv):
     summary, _, details = __doc__.partition('\n\n')
     parser = cli.Parser(description=summary, epilog=details,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data-dir', default='datasets', metavar='DIR',
-                        help='holds celeba/ with photographs, list_attr_celeba and '
-                             'list_eval_partition (%(default)s)')
+    cli.add_data(parser, 'celeba/ with photographs, list_attr_celeba and list_eval_partition')
     parser.add_argument('--out', default='model/labels.pb', metavar='FILE',
                         help='the frozen graph; beside it, as .json, its labels and how well it '
                              'reads them (%(default)s)')

@@ -85,7 +85,7 @@ def evaluate(args):
     if inception_graph:
         args.input, args.output = find_tensors(inception_graph, args.input, args.output)
     image_size = checkpoint.read_generator(newest)[0]
-    photographs = cache.load(source, image_size, crop, args.data_dir)
+    photographs = cache.load(source, image_size, crop, args.data_dir, max_broken=args.max_broken)
     if len(photographs.images) < 2 * MIN_IMAGES:
         raise DataError(f'{source.folder}: {len(photographs.images)} photographs are too few '
                         f'to compare with; at least {2 * MIN_IMAGES} are needed')
@@ -198,7 +198,8 @@ def find_held_out(args, source, photographs, crop):
     valid part, or None.
     """
     def load(held_out):
-        loaded = cache.load(held_out, photographs.images.shape[1], crop, args.data_dir, MIN_IMAGES)
+        loaded = cache.load(held_out, photographs.images.shape[1], crop, args.data_dir, MIN_IMAGES,
+                            args.max_broken)
         if loaded.crc32 == photographs.crc32:
             cli.fail(f'--held-out {args.held_out}: these are the photographs of --dataset '
                      f'{source.name}')
@@ -521,8 +522,7 @@ def parse(argv):
     group.add_argument('--dataset',
                        help='lfw, celeba, toy or any folder of images (what the checkpoint was '
                             'trained on, or lfw)')
-    group.add_argument('--data-dir', default='datasets', metavar='DIR',
-                       help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
+    cli.add_data(group)
     group.add_argument('--crop', type=cli.int_between(0), metavar='N',
                        help='for a checkpoint without metadata: take the middle N x N pixels of '
                             "a photograph (the set's own)")

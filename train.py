@@ -44,7 +44,6 @@ from dcgan.photographs import DataError
 from dcgan.worker import SINGLE, ClusterError
 
 KEPT_LABELS = 1000      # rows of the labels that a checkpoint keeps, to draw by
-LFW_COUNT = 13233
 
 # The rest of a run. name: of the checkpoints, without the step. config: {name: value} of the
 # settings. metadata: of each checkpoint to come. prefix: of the checkpoint that the run resumes
@@ -84,10 +83,12 @@ def train(args):
 
         # photographs
         labels = datasets.find_labels(source, config['attributes'])
+        if labels is not None:
+            print(f'{"labels":16} {datasets.labels_origin(source)}')
         if args.dry_run:
             return dry_run(args, source, labels, config, step, saved)
         photographs = cache.load(source, config['image_size'], config['crop'], args.data_dir,
-                                 step_size(config))
+                                 step_size(config), args.max_broken)
         images = photographs.images
         data = {'dataset': source.name, 'photographs': len(images), 'crc32': photographs.crc32}
         sample_labels = {}
@@ -266,8 +267,8 @@ def find_photographs(args):
         if code:
             sys.exit(code)      # it has said why
         source = datasets.find(args.dataset, args.data_dir)
-    if args.dataset == 'lfw' and len(source.names) != LFW_COUNT:
-        print(f'{source.folder} holds {len(source.names):,} of the {LFW_COUNT:,} photographs')
+    for note in source.notes:
+        print(note)
     return source
 
 
@@ -276,7 +277,7 @@ def dry_run(args, source, labels, config, step, saved):
     print_steps(args, source, len(source.names), config, step, saved)
     if args.sheet:
         images = cache.load(source, config['image_size'], config['crop'], args.data_dir,
-                            step_size(config)).images
+                            step_size(config), args.max_broken).images
         pictures.write(args.sheet, pictures.sheet(Batches(images, labels, config).real(step)))
         print(args.sheet)
     return 0
@@ -308,8 +309,7 @@ def parse(argv):
 
     group = parser.add_argument_group(settings.PHOTOGRAPHS)
     settings.add_options(group, settings.PHOTOGRAPHS)
-    group.add_argument('--data-dir', default='datasets', metavar='DIR',
-                       help='holds lfw/, celeba/ and the decoded arrays (%(default)s)')
+    cli.add_data(group)
 
     group = parser.add_argument_group(settings.TRAINING)
     group.add_argument('--recipe', choices=settings.RECIPES, default='original',

@@ -22,10 +22,11 @@ from PIL import Image
 
 from dcgan import files
 from dcgan.cli import Progress, printable
-from dcgan.photographs import EXHAUSTED, DataError, square
+from dcgan.photographs import EXHAUSTED, DataError, crop_of, square
 
-MAX_BROKEN = 0.01                        # largest share of broken photographs in a set
-FORMAT = 2                               # version of the cache; a new number rebuilds all caches
+FEW_BROKEN = 5                           # as many may be broken in any set
+NAMED = 10                               # broken photographs that are named; a file has them all
+FORMAT = 3                               # version of the cache; a new number rebuilds all caches
 
 # images: Images. names: the n names. broken: [(name, reason)].
 # crc32: checksum of the array's bytes. path: the array's file.
@@ -50,12 +51,13 @@ class Images:
         return np.array(np.memmap(self.file, np.uint8, 'r', shape=self.shape)[rows])
 
 
-def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
+def load(source, image_size, crop=None, data_dir='datasets', at_least=1, max_broken=0.01):
     """Returns the Photographs of a Source, from the cache or decoded.
 
     The images are [n, image_size, image_size, 3]. crop: side of the square in source pixels, 0 for
     the shorter side, None for the default of the set. Broken images are left out, and their names
-    printed. Raises DataError if more than 1 % are broken or fewer than at_least are good.
+    printed. Raises DataError if more than FEW_BROKEN and the share max_broken are broken, or if
+    fewer than at_least are good.
     """
     crop = source.crop if crop is None else crop
     key = hashlib.sha256(json.dumps([FORMAT, image_size, crop, source.identity]).encode())
@@ -65,13 +67,17 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
     description = _read_description(path)
     if description is None:
         os.makedirs(folder, exist_ok=True)
-        description = _write_array(source, path, image_size, crop)
+        description = _write_array(source, path, image_size, crop, max_broken)
         _remove_outdated(folder, stem, path, description['folder'])
     count = description['shape'][0]
-    _report(source, count, description['broken'], path)
-    if description.get('smaller'):      # an array of an earlier version lacks this field
+    _report(description['broken'], path)
+    if description['smaller']:
         print(f'{source.folder}: {description["smaller"]:,} of {count:,} photographs are smaller '
               f'than the crop of {crop} pixels; their largest square is taken', file=sys.stderr)
+    if description['resized']:
+        print(f'{source.folder}: {description["resized"]:,} of {count:,} photographs have another '
+              f'size than {source.name}, whose shorter side is {source.side} pixels; the crop of '
+              f'{crop} pixels is scaled with the size', file=sys.stderr)
     if count < at_least:
         raise DataError(f'{source.folder}: {count:,} photographs are too few: at least '
                         f'{at_least} are needed')
@@ -83,15 +89,31 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1):
                        description['crc32'], path)
 
 
-def _report(source, good, broken, path):
-    """Prints the names of broken photographs; DataError if they are more than MAX_BROKEN."""
-    for name, reason in broken[:10]:
+def _report(broken, path):
+    """Prints the names of broken photographs; many of them are all named in a file."""
+    for name, reason in broken[:NAMED]:
         print(f'left out, broken: {printable(name)} ({reason})', file=sys.stderr)
-    if len(broken) > MAX_BROKEN * (good + len(broken)):
-        raise DataError(f'{source.folder}: {len(broken):,} of {good + len(broken):,} photographs '
-                        f'are broken, more than {MAX_BROKEN:.0%}')
-    if len(broken) > 10:
-        print(f'... and {len(broken) - 10:,} more, all named in {path}.json', file=sys.stderr)
+    if len(broken) > NAMED:
+        print(f'... and {len(broken) - NAMED:,} more, all named in {_list_of_broken(path)}',
+              file=sys.stderr)
+
+
+def _list_of_broken(path):
+    return path + '.broken.txt'
+
+
+def _check_broken(source, broken, path, max_broken):
+    """Writes the list of many broken photographs; DataError if they are more than there may be."""
+    if len(broken) > NAMED:
+        with files.atomic_write(_list_of_broken(path), shared=True) as partial, \
+                open(partial, 'w', encoding='utf-8', errors='surrogateescape') as f:
+            f.writelines(f'{printable(name)}\t{reason}\n' for name, reason in broken)
+    total = len(source.names)
+    if len(broken) > max(max_broken * total, FEW_BROKEN) or len(broken) == total:
+        _report(broken, path)
+        raise DataError(f'{source.folder}: {len(broken):,} of {total:,} photographs are broken'
+                        + (f', more than {max_broken:.0%}; --max-broken takes a larger share'
+                           if len(broken) < total else ''))
 
 
 def _read_description(path):
@@ -105,22 +127,27 @@ def _read_description(path):
     return description if is_complete else None
 
 
-def _write_array(source, path, image_size, crop):
+def _write_array(source, path, image_size, crop, max_broken):
     """Decodes all photographs to path, on all cores; returns the description beside it."""
+    side = source.side if crop == source.crop else 0
+
     def decode(name):
         try:
             with source.read(name) as image:
-                pixels = square(image, image_size, crop)
-                if min(image.size) < crop:
-                    smaller.append(name)
-                return pixels
+                shorter = min(image.size)
+                pixels = square(image, image_size, crop, side)
+            if shorter < crop_of(shorter, crop, side):
+                smaller.append(name)
+            if side and shorter != side:
+                resized.append(name)
+            return pixels
         except Exception as error:      # any error of Pillow means that the file is broken
             if getattr(error, 'errno', None) in EXHAUSTED:
                 error.filename = error.filename or name     # an error in reading names no file
                 raise
             return f'{type(error).__name__}: {error}'
 
-    count, broken, smaller, crc32 = 0, [], [], 0
+    count, broken, smaller, resized, crc32 = 0, [], [], [], 0
     print(f'reading {len(source.names):,} photographs of {source.folder}', file=sys.stderr)
     with files.atomic_write(path, shared=True) as partial:
         with warnings.catch_warnings(), Progress(len(source.names), 'photographs') as progress, \
@@ -141,11 +168,10 @@ def _write_array(source, path, image_size, crop):
                         crc32 = zlib.crc32(pixels.tobytes(), crc32)
                         f.write(pixels.tobytes())
                 progress.update(len(portion))
-        if len(broken) > MAX_BROKEN * len(source.names):
-            _report(source, count, broken, path)           # raises: the array is not kept
+        _check_broken(source, broken, path, max_broken)     # if it raises the array is not kept
     description = {'shape': [count, image_size, image_size, 3], 'crc32': crc32,
                    'folder': os.path.abspath(source.folder), 'broken': broken,
-                   'smaller': len(smaller)}
+                   'smaller': len(smaller), 'resized': len(resized)}
     with files.atomic_write(path + '.json', shared=True) as partial, \
             open(partial, 'w', encoding='ascii') as f:
         json.dump(description, f)
@@ -164,7 +190,7 @@ def _remove_outdated(folder, stem, path, source_folder):
             description = _read_description(candidate)
             if description and description['folder'] == source_folder:
                 measures = glob.glob(glob.escape(candidate) + '.measures-*.npz')
-                for file in measures + [candidate + '.json', candidate]:
+                for file in [*measures, _list_of_broken(candidate), candidate + '.json', candidate]:
                     _remove(file)
 
 

@@ -237,6 +237,15 @@ def add_checkpoint(parser):
                              'average too')
 
 
+def add_data(parser, held='lfw/, celeba/ and the decoded arrays'):
+    """Adds the options of datasets.find and cache.load that every program with photographs has."""
+    parser.add_argument('--data-dir', default='datasets', metavar='DIR',
+                        help=f'holds {held} (%(default)s)')
+    parser.add_argument('--max-broken', type=fraction, default=0.01, metavar='X',
+                        help='largest share of photographs that may be broken; in a small set a '
+                             'few may be, whatever their share (%(default)s)')
+
+
 def add_tensorflow(parser):
     """Adds the options of session.set_up."""
     parser.add_argument('--device', type=device, metavar='NAME',

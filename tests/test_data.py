@@ -161,14 +161,13 @@ def test_a_broken_photograph_is_left_out_and_named(tmp_path, capsys):
 
 def test_more_than_one_percent_broken_is_refused(tmp_path):
     folder = fill(tmp_path / 'faces', 97)
-    for name, content in (('a.png', b''), ('b.jpg', b'GIF89a, but not really')):
-        (folder / name).write_bytes(content)
-    with pytest.raises(DataError, match='faces: 2 of 99 photographs are broken, more than 1'):
+    for number in range(6):
+        (folder / f'{number}.png').write_bytes(b'GIF89a, but not really')
+    with pytest.raises(DataError, match='faces: 6 of 103 photographs are broken, more than 1'):
         load(folder, tmp_path)
     # Such a set is not cached: after a repair it is read again.
-    photograph().save(str(folder / 'a.png'))
-    photograph().save(str(folder / 'b.jpg'))
-    assert len(load(folder, tmp_path).images) == 99
+    photograph().save(str(folder / '0.png'))
+    assert len(load(folder, tmp_path).images) == 98
 
 
 @pytest.mark.parametrize('number', [errno.EMFILE, errno.EIO])
@@ -208,7 +207,7 @@ def test_two_runs_may_remove_the_same_outdated_cache(tmp_path, monkeypatch):
     def remove_twice(path):
         remove(path)
         remove(path)
-    monkeypatch.setattr(photographs.os, 'remove', remove_twice)
+    monkeypatch.setattr(os, 'remove', remove_twice)
     photograph(colour=RED).save(str(folder / 'p001.jpg'))
     assert load(folder, tmp_path).crc32 != first.crc32
     assert not os.path.exists(first.path)
@@ -301,13 +300,13 @@ def test_a_picture_beside_the_zip_does_not_hide_it(tmp_path):
     ('list_eval_partition.txt', 'p000.jpg 0\np001.jpg 1\n\np002.jpg  2\r\np004.jpg 0\n'),
     ('list_eval_partition.csv', 'image_id,partition\np000.jpg,0\np001.jpg,1\np002.jpg,2\n'),
 ])
-def test_celeba_is_trained_on_its_train_part(tmp_path, capsys, name, content):
+def test_celeba_is_trained_on_its_train_part(tmp_path, name, content):
     fill(tmp_path / 'celeba' / 'img_align_celeba', 4)
     (tmp_path / 'celeba' / name).write_text(content)
     sources = {part: datasets.find('celeba', str(tmp_path), part) for part in celeba.PARTS}
     # Photographs without a line are trained on.
-    assert capsys.readouterr().err == (f'{tmp_path / "celeba" / name}: has no line for 1 of 4 '
-                                       'photographs, which are trained on\n')
+    assert sources['train'].notes[-1] == (f'{tmp_path / "celeba" / name}: has no line for 1 of 4 '
+                                          'photographs, which are trained on')
     assert {part: source.names for part, source in sources.items()} == {
         'train': ['img_align_celeba/p000.jpg', 'img_align_celeba/p003.jpg'],
         'valid': ['img_align_celeba/p001.jpg'], 'test': ['img_align_celeba/p002.jpg']}
@@ -339,28 +338,32 @@ LABELS = {'txt': '3\r\nSmiling Male\r\np000.jpg  1 -1\r\np001.jpg -1  1\r\np002.
 
 @pytest.mark.parametrize('ending', ['txt', 'csv'])
 def test_labels_are_in_the_order_of_the_photographs(tmp_path, ending):
-    (tmp_path / f'list_attr_celeba.{ending}').write_text(LABELS[ending])
-    names, labels = celeba.read_attributes(str(tmp_path), ['a/p002.jpg', 'a/p000.jpg'])
-    assert names == ['Smiling', 'Male']
+    fill(tmp_path / 'celeba', 3)
+    (tmp_path / 'celeba' / f'list_attr_celeba.{ending}').write_text(LABELS[ending])
+    source = datasets.find('celeba', str(tmp_path))
+    assert datasets.label_names(source) == ['Smiling', 'Male']
+    labels = datasets.read_labels(source, ['a/p002.jpg', 'a/p000.jpg'], ['Smiling', 'Male'])
     assert labels.dtype == np.int8 and labels.tolist() == [[-1, -1], [1, -1]]
     # Two photographs with the same name have the same labels.
-    _, labels = celeba.read_attributes(str(tmp_path), ['a/p001.jpg', 'b/p001.jpg'])
-    assert labels.tolist() == [[-1, 1]] * 2
+    labels = datasets.read_labels(source, ['a/p001.jpg', 'b/p001.jpg'], ['Male', 'Smiling'])
+    assert labels.tolist() == [[1, -1]] * 2
 
 
 @pytest.mark.parametrize('content, message', [
-    (None, 'no labels of CelebA: neither .*txt nor .*csv is there'),
-    ('', 'has no line for p000.jpg'),
-    ('<html>', 'has no line for p000.jpg'),
+    (None, 'no labels of CelebA: neither .*txt nor .*csv is in'),
+    ('', 'has no heading that names the labels'),
+    ('<html>', 'has no heading that names the labels'),
     ('1\nSmiling Male\np001.jpg 1 1\n', 'has no line for p000.jpg'),
-    ('1\nSmiling Male\np000.jpg 1 1\np001.jpg 1\n', 'line 4: should be .* 2 times 1 or -1'),
-    ('1\nSmiling Male\np000.jpg 1 0\n', 'line 3: should be a file name and 2 times 1 or -1'),
+    ('1\nSmiling Male\np000.jpg 1 1\np001.jpg 1\n', 'line 4: should be .* 2 values, not 1'),
+    ('1\nSmiling Male\np000.jpg 1 x\n', "line 3: 'x' is neither 1 or -1"),
 ])
 def test_labels_that_cannot_be_read_are_named(tmp_path, content, message):
+    fill(tmp_path / 'celeba', 1)
     if content is not None:
-        (tmp_path / 'list_attr_celeba.txt').write_text(content)
+        (tmp_path / 'celeba' / 'list_attr_celeba.txt').write_text(content)
+    source = datasets.find('celeba', str(tmp_path))
     with pytest.raises(DataError, match=message):
-        celeba.read_attributes(str(tmp_path), ['p000.jpg'])
+        datasets.read_labels(source, source.names, datasets.label_names(source))
 
 
 def test_missing_celeba_names_the_file_and_its_folder(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from conftest import ROOT
-from dcgan import cache, datasets, photographs
+from dcgan import cache, containers, datasets, photographs
 from dcgan.photographs import DataError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -49,9 +49,8 @@ def load(folder, tmp_path):
 
 
 @pytest.fixture
-def faces(tmp_path, monkeypatch):
-    """A folder with one good photograph; any share of its files may be broken."""
-    monkeypatch.setattr(cache, 'MAX_BROKEN', 1)
+def faces(tmp_path):
+    """A folder with one good photograph."""
     (tmp_path / 'faces').mkdir()
     (tmp_path / 'faces' / 'good.jpg').write_bytes(content('JPEG'))
     return tmp_path / 'faces'
@@ -181,13 +180,13 @@ def test_a_repaired_photograph_is_read_again(faces, tmp_path):
 
 def test_a_photograph_deleted_during_the_search_is_named(faces, tmp_path, monkeypatch):
     (faces / 'gone.jpg').write_bytes(content('JPEG'))
-    walk = photographs.walk
+    find_images = containers.find_images
 
-    def walk_and_lose(folder):
-        names = walk(folder)
+    def find_and_lose(container):
+        found = find_images(container)
         (faces / 'gone.jpg').unlink()
-        return names
-    monkeypatch.setattr(photographs, 'walk', walk_and_lose)
+        return found
+    monkeypatch.setattr(datasets, 'find_images', find_and_lose)
     assert [name for name, _ in load(faces, tmp_path).broken] == ['gone.jpg']
 
 
@@ -253,7 +252,7 @@ from dcgan import cache, datasets
 def most():
     with open('/proc/self/status') as f:
         return next(int(line.split()[1]) // 1024 for line in f if line.startswith('VmHWM'))
-cache.MAX_BROKEN, before = 1, most()
+before = most()
 photographs = cache.load(datasets.find(sys.argv[1], sys.argv[2]), 8, data_dir=sys.argv[2])
 print(len(photographs.images), len(photographs.broken), most() - before)
 """
