@@ -39,8 +39,6 @@ def select_part(containers, folder, names, part):
                 if (number or PARTS['train']) == PARTS[part]]
     if not selected:
         raise DataError(f'{folder}: none of its {len(names):,} photographs is of the part {part}')
-    notes = [f'{path}: {len(selected):,} of {len(names):,} photographs are of the part {part}']
-    if unlisted:
-        notes.append(f'{path}: has no line for {unlisted:,} of {len(names):,} photographs, which '
-                     'are trained on')
-    return selected, notes
+    note = (f'{path}: {len(parts):,} lines, for {len(names) - unlisted:,} of {len(names):,} '
+            f'photographs; {len(selected):,} are of the part {part}')
+    return selected, [note + ', those without a line too' if unlisted and part == 'train' else note]

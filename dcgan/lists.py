@@ -46,7 +46,7 @@ def read_parts(found):
     for number, fields in _rows(found):
         if len(fields) == 2 and fields[1] in PARTS:
             parts[fields[0]] = fields[1]
-        elif fields[0].lower() not in NAME_COLUMNS:
+        elif number > 1:            # line 1 may be a heading
             raise DataError(f'{path_of(found)}, line {number}: should be a file name and 0, 1 or '
                             f'2, not {" ".join(fields)[:40]!r}')
     return parts

@@ -90,7 +90,7 @@ def test_celeba_is_found_with_its_lists(tmp_path, layout):
     assert load(source, tmp_path).images.shape == (3, 8, 8, 3)
     notes = '\n'.join(source.notes)
     assert '4 .jpg in ' in notes or '4 .png in ' in notes
-    assert 'list_eval_partition.' in notes and '3 of 4 photographs are of the part train' in notes
+    assert ': 4 lines, for 4 of 4 photographs; 3 are of the part train' in notes
     assert f'{folder} holds 4 of the 202,599 photographs' in notes
 
 
