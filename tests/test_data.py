@@ -306,8 +306,8 @@ def test_celeba_is_trained_on_its_train_part(tmp_path, name, content):
     sources = {part: datasets.find('celeba', str(tmp_path), part) for part in celeba.PARTS}
     # Photographs without a line are trained on.
     assert sources['train'].notes[-1] == (
-        f'{tmp_path / "celeba" / name}: {content.count("jpg")} lines, for 3 of 4 photographs; 2 are '
-        'of the part train, those without a line too')
+        f'{tmp_path / "celeba" / name}: {content.count("jpg")} lines, for 3 of 4 photographs; 2 '
+        'are of the part train, those without a line too')
     assert {part: source.names for part, source in sources.items()} == {
         'train': ['img_align_celeba/p000.jpg', 'img_align_celeba/p003.jpg'],
         'valid': ['img_align_celeba/p001.jpg'], 'test': ['img_align_celeba/p002.jpg']}

@@ -119,3 +119,18 @@ def test_resume_continues_with_a_renamed_folder_of_images(tmp_path):
     toy.draw('9').save(str(tmp_path / 'photos' / '0.png'))
     assert 'photos is not what ' in run_here('train.py', '--dataset', 'photos', *options,
                                              cwd=tmp_path, code=2)[1]
+
+
+@costly
+def test_a_run_is_not_trained_on_its_own_sheets(tmp_path):
+    for number in range(24):
+        (tmp_path / 'faces').mkdir(exist_ok=True)
+        toy.draw(f'{number}').save(str(tmp_path / 'faces' / f'{number}.png'))
+    options = ['--dataset', 'faces', '--image-size', 32, '--batch-size', 8, '--sample-every', 1]
+    inside = ['--samples-dir', 'faces/sheets', '--model-dir', 'faces/model']
+    run_here('train.py', *options, *inside, '--max-steps', 1, cwd=tmp_path)
+    assert (tmp_path / 'faces' / 'sheets' / 'step_0000001.png').exists()
+    out, _ = run_here('train.py', *options, *inside, '--max-steps', 2, '--resume', cwd=tmp_path)
+    assert 'left out: faces/sheets, records of a training' in out and '1 done of 2' in out
+    assert 'holds the photographs; the run would be trained on its own sheets' in refused_here(
+        'train.py', *options, '--samples-dir', 'faces', '--max-steps', 2, cwd=tmp_path)
