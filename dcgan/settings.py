@@ -69,8 +69,8 @@ OPTIONS = _table(
 ) + _table(
     SAME, TRAINING,
     ('attributes', [], cli.comma_list, 'LIST',
-     "train a conditional GAN on these of CelebA's 40 labels, comma-separated, e.g. "
-     'Smiling,Male (%(default)s)'),
+     "train a conditional GAN on these of CelebA's 40 labels, or of a folder's labels.csv or "
+     'sub-folders, comma-separated, e.g. Smiling,Male (%(default)s)'),
     ('condition', 'projection', ('projection', 'maps'), None,
      'how D receives the attributes (%(default)s)'),
     ('batch_size', 64, _int(1), 'N', 'images in a batch (%(default)s)'),
