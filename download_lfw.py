@@ -43,21 +43,24 @@ Archive = collections.namedtuple('Archive', 'filename size algorithm digest mirr
 
 # The first two digests are those of scikit-learn, sklearn/datasets/_lfw.py. The first size and
 # sha256 are also in tensorflow/datasets, datasets/lfw/checksums.tsv; the other sizes are those of
-# downloads with these digests. The university's host has had no address since 2025
-# (tensorflow/datasets issue 11012), but the set belongs there, so the host stays in the last place.
+# downloads with these digests. Figshare's first address may answer a program with 202 (a challenge
+# page) or 403; its API then gives the same files (neuromorphs/tonic pull request 337). The
+# university's host has had no address since 2025 (tensorflow/datasets issue 11012), but the set
+# belongs there, so the host stays in the last place.
 # No sha256 is published for the deep-funneled set: the md5 is that of the LFW page and of
 # torchvision. The Internet Archive's copy of 2023 is the only known public mirror with this md5.
 FIGSHARE = 'https://ndownloader.figshare.com/files'
+FIGSHARE_API = 'https://api.figshare.com/v2/file/download'
 UNIVERSITY = 'http://vis-www.cs.umass.edu/lfw'
 VARIANTS = {
     'original': Archive(
         'lfw.tgz', 180566744, 'sha256',
         '055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0',
-        [f'{FIGSHARE}/5976018', f'{UNIVERSITY}/lfw.tgz']),
+        [f'{FIGSHARE}/5976018', f'{FIGSHARE_API}/5976018', f'{UNIVERSITY}/lfw.tgz']),
     'funneled': Archive(
         'lfw-funneled.tgz', 243346528, 'sha256',
         'b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a',
-        [f'{FIGSHARE}/5976015', f'{UNIVERSITY}/lfw-funneled.tgz']),
+        [f'{FIGSHARE}/5976015', f'{FIGSHARE_API}/5976015', f'{UNIVERSITY}/lfw-funneled.tgz']),
     'deepfunneled': Archive(
         'lfw-deepfunneled.tgz', 108761145, 'md5', '68331da3eb755a505a502b5aacb3c201',
         ['https://web.archive.org/web/20231118124720if_/'
@@ -216,17 +219,19 @@ def download(archive, data_dir):
         remove_partial(partial)    # it is part of another file
     if size_of(partial) and digest_of(partial, archive.algorithm) == archive.digest:
         return partial
+    reasons = []
     for url in archive.mirrors:
+        if reasons:
+            say(f'  {reasons[-1]}; on to the next mirror')
         say(f'{archive.filename}: downloading from {url}')
         try:
             fetch(url, archive, partial)
             return partial
         except MirrorError as error:
-            if url == archive.mirrors[-1]:
-                hint = '' if len(archive.mirrors) == 1 else (
-                    f'; no mirror gave {archive.filename}: try later, or use --archive')
-                raise DownloadError(f'{error}{hint}') from None
-            say(f'  {error}; on to the next mirror')
+            reasons.append(str(error))
+    raise DownloadError(reasons[0] if len(reasons) == 1 else
+                        f'no mirror gave {archive.filename} ({"; ".join(reasons)}): try later, '
+                        'or get it elsewhere and use --archive')
 
 
 def fetch(url, archive, partial):

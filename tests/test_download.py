@@ -196,7 +196,8 @@ def sleeps(monkeypatch, server):
     monkeypatch.setattr(download_lfw, 'PHOTOGRAPHS', 6)
     monkeypatch.setattr(download_lfw, 'PEOPLE', 3)
     known = download_lfw.Archive('lfw.tgz', len(ARCHIVE), 'sha256', SHA256,
-                                 [f'{server.url}/first', f'{server.url}/second'])
+                                 [f'{server.url}/{mirror}'
+                                  for mirror in ('first', 'second', 'third')])
     monkeypatch.setitem(download_lfw.VARIANTS, 'original', known)
     return slept
 
@@ -400,14 +401,47 @@ def test_sha256_of_the_user_replaces_the_known_size_and_checksum(run, server, da
     assert_complete(data_dir)
 
 
-def test_404_leads_to_the_next_mirror(run, server, sleeps, data_dir):
-    server.script = [answer(404), whole()]
+PAGE = b'<!DOCTYPE html><title>Are you a robot?</title>'
+PERMANENT = [(answer(404), 'the server answered 404 Not Found'),
+             (answer(202, x_amzn_waf_action='challenge'), 'the server answered 202 Accepted'),
+             (answer(202, PAGE), 'the server answered 202 Accepted'),
+             (answer(403, PAGE), 'the server answered 403 Forbidden'),
+             (answer(410), 'the server answered 410 Gone'),
+             (answer(200, PAGE, Content_Type='text/html'), 'HTML page')]
+PERMANENT_IDS = ['404', '202', '202 page', '403', '410', 'html']
+
+
+@pytest.mark.parametrize('step, reason', PERMANENT, ids=PERMANENT_IDS)
+def test_permanent_answer_leads_to_the_next_mirror(run, server, sleeps, data_dir, step, reason):
+    server.script = [mirrors(first=step, second=step, third=whole())]
     code, stdout, stderr = run()
     assert (code, stderr) == (0, '')
-    assert f'{server.url}/first: the server answered 404 Not Found; on to the next' in stdout
-    assert requested(server) == [('/first', None), ('/second', None)]
+    for mirror in 'first', 'second':
+        line, = re.findall(rf'  {server.url}/{mirror}.*', stdout)
+        assert reason in line and line.endswith('; on to the next mirror')
+    assert requested(server) == [('/first', None), ('/second', None), ('/third', None)]
     assert sleeps == []
     assert_complete(data_dir)
+
+
+@pytest.mark.parametrize('step, reason', PERMANENT, ids=PERMANENT_IDS)
+def test_permanent_answer_to_the_rest_leads_to_the_next_mirror(
+        run, server, data_dir, step, reason):
+    server.script = [whole(cut=HALF), step, step, whole()]
+    assert run()[0] == 0
+    assert requested(server) == [('/first', None)] + [
+        (mirror, f'bytes={HALF}-') for mirror in ('/first', '/second', '/third')]
+    assert server.sent < len(ARCHIVE) + 1000
+    assert_complete(data_dir)
+
+
+def test_last_sentence_names_the_reason_of_each_mirror(run, server, sleeps, data_dir):
+    server.script = [mirrors(first=answer(202), second=answer(403), third=answer(200, PAGE))]
+    assert_refused(run(), data_dir, 'no mirror gave lfw.tgz',
+                   f'{server.url}/first: the server answered 202 Accepted',
+                   f'{server.url}/second: the server answered 403 Forbidden',
+                   f'{server.url}/third is an HTML page', '--archive')
+    assert sleeps == []
 
 
 def test_next_mirror_continues_the_partial_file(run, server, data_dir):
@@ -429,10 +463,11 @@ def test_500s_then_success(run, server, sleeps, data_dir):
 def test_500s_without_end(run, server, sleeps, data_dir):
     server.script = [answer(500)]
     result = run()
-    assert_refused(result, data_dir, f'{server.url}/second', '500', '5 attempts', '--archive')
-    assert f'{server.url}/first: the server answered 500 (5 attempts)' in result[1]
-    assert len(server.log) == 10
-    assert len(sleeps) == 8
+    assert_refused(result, data_dir, '--archive', *(
+        f'{server.url}/{mirror}: the server answered 500 (5 attempts)'
+        for mirror in ('first', 'second', 'third')))
+    assert len(server.log) == 15
+    assert len(sleeps) == 12
 
 
 @pytest.mark.parametrize('header, shortest, longest', [
@@ -1013,3 +1048,12 @@ def test_known_archives():
         assert re.fullmatch('[0-9a-f]+', archive.digest)
         assert len(archive.digest) == lengths[archive.algorithm]
         assert archive.mirrors[0].startswith('https://')
+
+
+@pytest.mark.parametrize('variant, number, name', [
+    ('original', 5976018, 'lfw.tgz'), ('funneled', 5976015, 'lfw-funneled.tgz')])
+def test_known_mirrors_of_figshare(variant, number, name):
+    assert download_lfw.VARIANTS[variant].mirrors == [
+        f'https://ndownloader.figshare.com/files/{number}',
+        f'https://api.figshare.com/v2/file/download/{number}',
+        f'http://vis-www.cs.umass.edu/lfw/{name}']
