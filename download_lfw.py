@@ -28,7 +28,7 @@ import requests
 import urllib3
 from tqdm import tqdm
 
-from dcgan import archives, cli
+from dcgan import archives, cli, photographs
 from dcgan.files import write_json
 
 try:
@@ -104,9 +104,12 @@ def say(text):
 # an existing set
 
 def photographs_in(folder):
-    """The names of the photographs in a folder; empty files, left by a power cut, do not count."""
-    names = [f'{person.name}/{file.name}' for person in os.scandir(folder) if person.is_dir()
-             for file in os.scandir(person.path) if file.stat().st_size > 0]
+    """The names First_Last/First_Last_0001.jpg of the photographs in a folder, at any depth.
+
+    The walk is that of train.py. Empty files, left by a power cut, do not count.
+    """
+    names = ['/'.join(path.split('/')[-2:]) for path in photographs.walk(folder)
+             if size_of(os.path.join(folder, path))]
     return [name for name in names if PHOTOGRAPH.fullmatch(name)]
 
 
@@ -130,6 +133,11 @@ def already_there(folder, variant):
         os.rmdir(folder)
         return False
     names = photographs_in(folder)
+    packed = [name for name in sorted(os.listdir(folder))
+              if name.lower().endswith(archives.ENDINGS)]
+    if packed and not names:
+        raise DownloadError(f'{folder} holds no photographs but {packed[0]}: move it elsewhere and '
+                            'give it to --archive')
     counts = require_whole_set(folder, names, ': move or delete that folder and run this again')
     present = read_json(os.path.join(folder, MARKER)).get('variant')
     if present is None:

@@ -25,8 +25,10 @@ import zipfile
 
 import pytest
 import trustme
+from PIL import Image
 
 import download_lfw
+import running
 from conftest import ROOT
 from dcgan import archives
 
@@ -1057,6 +1059,53 @@ def test_complete_folder_of_the_user_is_accepted(run, server, data_dir):
     assert (code, stderr, server.log) == (0, '', [])
     assert stdout == (f'{COUNTS} are in {data_dir / "lfw"} already; '
                       'which variant they are is not known\n')
+
+
+@pytest.mark.parametrize('deeper', ['lfw', 'lfw_funneled', 'lfw-deepfunneled/lfw-deepfunneled'])
+def test_complete_folder_one_or_two_deeper_is_accepted(run, server, data_dir, deeper):
+    put_photographs(data_dir, [f'{deeper}/{name}' for name in PHOTOGRAPHS])
+    (data_dir / 'lfw' / 'pairs.csv').write_text('name,imagenum1')
+    code, stdout, stderr = run()
+    assert (code, stderr, server.log) == (0, '', [])
+    assert stdout.startswith(f'{COUNTS} are in {data_dir / "lfw"} already')
+
+
+def test_complete_folder_behind_a_link_is_accepted(run, server, data_dir, tmp_path):
+    put_photographs(tmp_path, PHOTOGRAPHS)
+    (data_dir / 'lfw').mkdir(parents=True)
+    (data_dir / 'lfw' / 'lfw').symlink_to(tmp_path / 'lfw')
+    (tmp_path / 'lfw' / 'again').symlink_to(tmp_path / 'lfw')      # a loop
+    assert run()[0] == 0
+    assert server.log == []
+
+
+def test_two_sets_in_one_folder_are_refused_and_kept(run, server, data_dir):
+    put_photographs(data_dir, [f'{top}/{name}' for top in ('lfw', 'lfw_funneled')
+                               for name in PHOTOGRAPHS])
+    code, _, stderr = run()
+    assert (code, server.log) == (2, [])
+    assert_one_sentence(stderr, str(data_dir / 'lfw'), '12 photographs of 3 people')
+    assert (data_dir / 'lfw' / 'lfw' / PHOTOGRAPHS[0]).exists()
+
+
+def test_archive_in_place_of_the_photographs_is_named(run, server, data_dir):
+    (data_dir / 'lfw').mkdir(parents=True)
+    (data_dir / 'lfw' / 'archive.zip').write_bytes(kaggle_zip())
+    code, _, stderr = run()
+    assert (code, server.log) == (2, [])
+    assert_one_sentence(stderr, str(data_dir / 'lfw'), 'archive.zip', '--archive')
+    assert (data_dir / 'lfw' / 'archive.zip').exists()
+
+
+def test_training_reads_photographs_two_folders_deeper(tmp_path):
+    top = tmp_path / 'lfw' / 'lfw-deepfunneled' / 'lfw-deepfunneled'
+    for name in PHOTOGRAPHS:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (250, 250)).save(str(top / name))
+    (tmp_path / 'lfw' / 'pairs.csv').write_text('name,imagenum1')
+    out, _ = running.run('train.py', '--dataset', 'lfw', '--data-dir', tmp_path, '--batch-size', 2,
+                         '--dry-run', cwd=tmp_path)
+    assert f'{tmp_path / "lfw"} holds 6 of the 13,233 photographs' in out
 
 
 @pytest.mark.parametrize('marker', [{}, {'variant': 'original'}])
