@@ -2,7 +2,7 @@
 
     python download_lfw.py
     python download_lfw.py --variant funneled --data-dir /data
-    python download_lfw.py --archive ~/Downloads/lfw.tgz
+    python download_lfw.py --archive ~/Downloads/archive.zip
 
 The photographs go to DIR/lfw/First_Last/First_Last_0001.jpg. DIR/lfw appears in one rename, once
 all of them are there, so half a set is never taken for a whole one. After an interruption the same
@@ -12,7 +12,6 @@ import argparse
 import collections
 import contextlib
 import email.utils
-import gzip
 import hashlib
 import http.client
 import io
@@ -23,15 +22,14 @@ import random
 import re
 import shutil
 import sys
-import tarfile
 import time
-import zlib
 
 import requests
 import urllib3
 from tqdm import tqdm
 
-from dcgan import cli
+from dcgan import archives, cli
+from dcgan.containers import Folder
 from dcgan.files import write_json
 
 try:
@@ -43,21 +41,24 @@ Archive = collections.namedtuple('Archive', 'filename size algorithm digest mirr
 
 # The first two digests are those of scikit-learn, sklearn/datasets/_lfw.py. The first size and
 # sha256 are also in tensorflow/datasets, datasets/lfw/checksums.tsv; the other sizes are those of
-# downloads with these digests. The university's host has had no address since 2025
-# (tensorflow/datasets issue 11012), but the set belongs there, so the host stays in the last place.
+# downloads with these digests. Figshare's first address may answer a program with 202 (a challenge
+# page) or 403; its API then gives the same files (neuromorphs/tonic pull request 337). The
+# university's host has had no address since 2025 (tensorflow/datasets issue 11012), but the set
+# belongs there, so the host stays in the last place.
 # No sha256 is published for the deep-funneled set: the md5 is that of the LFW page and of
 # torchvision. The Internet Archive's copy of 2023 is the only known public mirror with this md5.
 FIGSHARE = 'https://ndownloader.figshare.com/files'
+FIGSHARE_API = 'https://api.figshare.com/v2/file/download'
 UNIVERSITY = 'http://vis-www.cs.umass.edu/lfw'
 VARIANTS = {
     'original': Archive(
         'lfw.tgz', 180566744, 'sha256',
         '055f7d9c632d7370e6fb4afc7468d40f970c34a80d4c6f50ffec63f5a8d536c0',
-        [f'{FIGSHARE}/5976018', f'{UNIVERSITY}/lfw.tgz']),
+        [f'{FIGSHARE}/5976018', f'{FIGSHARE_API}/5976018', f'{UNIVERSITY}/lfw.tgz']),
     'funneled': Archive(
         'lfw-funneled.tgz', 243346528, 'sha256',
         'b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a',
-        [f'{FIGSHARE}/5976015', f'{UNIVERSITY}/lfw-funneled.tgz']),
+        [f'{FIGSHARE}/5976015', f'{FIGSHARE_API}/5976015', f'{UNIVERSITY}/lfw-funneled.tgz']),
     'deepfunneled': Archive(
         'lfw-deepfunneled.tgz', 108761145, 'md5', '68331da3eb755a505a502b5aacb3c201',
         ['https://web.archive.org/web/20231118124720if_/'
@@ -66,10 +67,8 @@ VARIANTS = {
 }
 PHOTOGRAPHS, PEOPLE = 13233, 5749          # the same in all three variants
 PHOTOGRAPH = re.compile(r'([A-Za-z][^/]*)/\1_[0-9]{4}\.jpg')    # First_Last/First_Last_0001.jpg
-TOP_FOLDERS = ('lfw', 'lfw_funneled', 'lfw-deepfunneled')
 MARKER = '.complete.json'
 
-GZIP_MAGIC, JPEG_MAGIC = b'\x1f\x8b', b'\xff\xd8\xff'
 TIMEOUT = (10, 30)                         # seconds: to connect, between two pieces of the body
 # (bytes, seconds): a slower server counts as silent. At 1 kB/s an archive would take two days; the
 # slowest mobile networks are three times as fast. A minute allows for connections that falter.
@@ -79,9 +78,6 @@ ATTEMPTS = 5                               # in a row with almost no progress, a
 MAX_WAIT = 60                              # seconds, even if Retry-After asks for more
 SECONDS_BETWEEN_LINES = 5                  # of progress, if there is no terminal for a bar
 
-MAX_UNPACKED = 2 << 30                     # bytes; the sets unpack to 0.1 to 0.3 GB
-MAX_MEMBERS = 50000                        # the sets have 19,000
-MAX_HEADERS = 1 << 20                      # bytes between two members: tarfile keeps them in memory
 UNPACKED_RATIO = 1.25                      # JPEG hardly compresses; files fill whole disk blocks
 
 
@@ -108,17 +104,24 @@ def say(text):
 
 # an existing set
 
-def count_photographs(folder):
-    """(photographs, people) in a folder; empty files, left by a power cut, do not count."""
-    photographs = people = 0
-    for person in os.scandir(folder):
-        if person.is_dir():
-            count = sum(1 for file in os.scandir(person.path)
-                        if PHOTOGRAPH.fullmatch(f'{person.name}/{file.name}')
-                        and file.stat().st_size > 0)
-            photographs += count
-            people += count > 0
-    return photographs, people
+def photographs_in(folder):
+    """The names First_Last/First_Last_0001.jpg of the photographs in a folder, at any depth.
+
+    train.py looks for them in the same way. Empty files, left by a power cut, do not count.
+    """
+    names = ['/'.join(path.split('/')[-2:]) for path in Folder(folder).files
+             if size_of(os.path.join(folder, path))]
+    return [name for name in names if PHOTOGRAPH.fullmatch(name)]
+
+
+def require_whole_set(holder, names, advice=''):
+    """Returns the counts of photographs and people as text; DownloadError unless they are LFW's."""
+    people = len({name.split('/')[0] for name in names})
+    counts = f'{len(names):,} photographs of {people:,} people'
+    if (len(names), people) != (PHOTOGRAPHS, PEOPLE):
+        raise DownloadError(f'{holder} holds {counts} instead of {PHOTOGRAPHS:,} of '
+                            f'{PEOPLE:,}{advice}')
+    return counts
 
 
 def already_there(folder, variant):
@@ -130,15 +133,16 @@ def already_there(folder, variant):
     if not os.listdir(folder):
         os.rmdir(folder)
         return False
-    photographs, people = count_photographs(folder)
-    counts = f'{photographs:,} photographs of {people:,} people'
-    if (photographs, people) != (PHOTOGRAPHS, PEOPLE):
-        raise DownloadError(f'{folder} holds {counts} instead of {PHOTOGRAPHS:,} of {PEOPLE:,}: '
-                            'move or delete that folder and run this again')
+    names = photographs_in(folder)
+    packed = [name for name in sorted(os.listdir(folder))
+              if name.lower().endswith(archives.ENDINGS)]
+    if packed and not names:
+        raise DownloadError(f'{folder} holds no photographs but {packed[0]}: move it elsewhere and '
+                            'give it to --archive')
+    counts = require_whole_set(folder, names, ': move or delete that folder and run this again')
     present = read_json(os.path.join(folder, MARKER)).get('variant')
     if present is None:
-        say(f'{counts} are in {folder} already; this program did not put them there, '
-            'so which variant they are is not known')
+        say(f'{counts} are in {folder} already; which variant they are is not known')
     elif present == variant:
         say(f'{counts} ({variant}) are in {folder} already')
     else:
@@ -199,11 +203,12 @@ def require_digest(path, archive):
                           'expected; if that is the archive you mean, give its --sha256')
 
 
-def require_gzip(source, start_of_file):
-    """Raises MirrorError unless the bytes can begin a gzip file."""
-    if start_of_file[:2] not in (GZIP_MAGIC, GZIP_MAGIC[:1]):
-        kind = 'an HTML page' if start_of_file.lstrip().startswith(b'<') else 'no gzip file'
-        raise MirrorError(f'{source} is {kind} where an archive was expected')
+def require_archive(source, start_of_file):
+    """Raises MirrorError unless the bytes can begin an archive."""
+    if archives.kind_of(start_of_file) is None:
+        raise MirrorError(f'{source} is an HTML page where an archive was expected'
+                          if start_of_file.lstrip().startswith(b'<') else
+                          f'{source} is neither a tgz nor a zip')
 
 
 def download(archive, data_dir):
@@ -216,17 +221,19 @@ def download(archive, data_dir):
         remove_partial(partial)    # it is part of another file
     if size_of(partial) and digest_of(partial, archive.algorithm) == archive.digest:
         return partial
+    reasons = []
     for url in archive.mirrors:
+        if reasons:
+            say(f'  {reasons[-1]}; on to the next mirror')
         say(f'{archive.filename}: downloading from {url}')
         try:
             fetch(url, archive, partial)
             return partial
         except MirrorError as error:
-            if url == archive.mirrors[-1]:
-                hint = '' if len(archive.mirrors) == 1 else (
-                    f'; no mirror gave {archive.filename}: try later, or use --archive')
-                raise DownloadError(f'{error}{hint}') from None
-            say(f'  {error}; on to the next mirror')
+            reasons.append(str(error))
+    raise DownloadError(reasons[0] if len(reasons) == 1 else
+                        f'no mirror gave {archive.filename} ({"; ".join(reasons)}): try later, '
+                        'or get it elsewhere and use --archive')
 
 
 def fetch(url, archive, partial):
@@ -305,7 +312,7 @@ def receive(url, archive, partial):
         if not first_piece:
             raise TryAgain('the answer was empty')
         if start == 0:
-            require_gzip(url, first_piece)
+            require_archive(url, first_piece)
         total = int(total) if total.isdecimal() else archive.size
         if archive.size and total != archive.size:
             raise MirrorError(f'{url} has {total:,} bytes where {archive.size:,} were expected; '
@@ -316,7 +323,7 @@ def receive(url, archive, partial):
             write_json(f'{partial}.json', {'url': url, 'validator': validator(response),
                                            'digest': archive.digest})
         append(partial, with_progress(itertools.chain([first_piece], pieces), start, total),
-               url, total or MAX_UNPACKED)
+               url, total or archives.MAX_UNPACKED)
     if size_of(partial) < (total or 0):
         raise TryAgain(f'the connection broke after {size_of(partial):,} of {total:,} bytes')
     return start > 0
@@ -479,103 +486,6 @@ def size_of(path):
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-# the archive
-
-class BoundedStream:
-    """Reads a gzip file's content up to `limit` bytes, which the caller increases.
-
-    tarfile keeps a member's headers (long names, pax records, sparse maps) in memory, however large
-    they are in an archive; the limit bounds them.
-    """
-
-    def __init__(self, file):
-        self.file, self.count, self.limit = file, 0, MAX_HEADERS
-
-    def read(self, size):
-        try:
-            content = self.file.read(size)
-        except (OSError, EOFError, zlib.error) as error:
-            raise tarfile.ReadError(f'it is damaged or cut short: {error}') from None
-        self.count += len(content)
-        if self.count > self.limit:
-            raise tarfile.ReadError(f'more than {self.limit:,} bytes, or headers that large')
-        return content
-
-
-def unpack(path, folder):
-    """Unpacks the photographs of an archive to folder/First_Last/; returns (photographs, people).
-
-    Other regular files are skipped. Raises DownloadError, which names the member, for anything that
-    does not belong in such an archive.
-    """
-    member, earlier_paths, photographs, people = None, {}, 0, set()
-    try:
-        with gzip.open(path) as file, cli.Progress(PHOTOGRAPHS, 'photographs') as progress:
-            stream = BoundedStream(file)
-            tar = tarfile.open(fileobj=stream, mode='r|')    # noqa: SIM115
-            for number, member in enumerate(tar, 1):
-                tar.members = []    # otherwise tarfile keeps all of them in memory
-                if number > MAX_MEMBERS:
-                    raise tarfile.TarError(f'more than {MAX_MEMBERS:,} members')
-                if not 0 <= member.size <= MAX_UNPACKED - stream.count:
-                    raise tarfile.TarError(f'more than {MAX_UNPACKED:,} bytes unpacked')
-                stream.limit = min(stream.count + member.size + MAX_HEADERS, MAX_UNPACKED)
-                parts = safe_parts(member, earlier_paths)
-                name = '/'.join(parts[1:])
-                if member.isdir() or parts[0] not in TOP_FOLDERS or not PHOTOGRAPH.fullmatch(name):
-                    continue
-                write_photograph(tar.extractfile(member), folder, name)
-                photographs += 1
-                people.add(parts[1])
-                progress.update(1)
-    except (tarfile.TarError, ValueError) as error:    # ValueError: a number in a damaged header
-        at = f' at {member.name[:100]!r}' if member else ''
-        raise DownloadError(f'{path} cannot be unpacked{at}: {error}') from None
-    return photographs, len(people)
-
-
-def safe_parts(member, earlier_paths):
-    """The member's path as a list; TarError if it is no plain file or folder inside the archive.
-
-    earlier_paths: {path in lower case: (path, whether it is a folder)} of earlier members, to which
-    this one is added. Lower case, because some disks do not distinguish it.
-    """
-    if not member.isdir() and (member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE)
-                               or member.issparse()):
-        kinds = {tarfile.SYMTYPE: 'a symbolic link', tarfile.LNKTYPE: 'a hard link',
-                 tarfile.CHRTYPE: 'a device', tarfile.BLKTYPE: 'a device',
-                 tarfile.FIFOTYPE: 'a pipe'}
-        raise tarfile.TarError(f'it is {kinds.get(member.type, "no plain file")}')
-    parts = [part for part in member.name.split('/') if part not in ('', '.')]
-    if (member.name.startswith('/') or '..' in parts or not parts
-            or re.search(r'[\\:\x00-\x1f]', member.name)):    # \ and : are paths on Windows
-        raise tarfile.TarError('its name leads out of the archive')
-    if len(member.name) > 255 or len(parts) > 10:
-        raise tarfile.TarError('its name is too long')
-    for depth in range(1, len(parts) + 1):
-        path, is_folder = '/'.join(parts[:depth]), depth < len(parts) or member.isdir()
-        earlier = earlier_paths.get(path.casefold())
-        if earlier and (earlier != (path, is_folder) or not is_folder):
-            raise tarfile.TarError(f'its name collides with {earlier[0]!r}')
-        earlier_paths[path.casefold()] = (path, is_folder)
-    return parts
-
-
-def write_photograph(source, folder, name):
-    """Writes a member's content to folder/name; TarError if it is no JPEG or a second copy."""
-    start_of_file = source.read(len(JPEG_MAGIC))
-    if start_of_file != JPEG_MAGIC:
-        raise tarfile.TarError('it is no JPEG')
-    path = os.path.join(folder, name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        with open(path, 'xb') as file:
-            file.write(start_of_file)
-            shutil.copyfileobj(source, file)
-    except FileExistsError:    # the archive has it under two top folders
-        raise tarfile.TarError('its photograph is in the archive twice') from None
-
-
 # the program
 
 def install(variant, archive, archive_file, data_dir):
@@ -585,34 +495,51 @@ def install(variant, archive, archive_file, data_dir):
     with lock(data_dir):
         shutil.rmtree(unpacking, ignore_errors=True)    # left by a killed run
         if not already_there(lfw, variant):
-            path = archive_file or download(archive, data_dir)
             if archive_file:
-                with open(path, 'rb') as file:
-                    require_gzip(path, file.read(64))
-                require_digest(path, archive)
+                path, archive = archive_file, check_user_file(archive_file, archive, variant)
+            else:
+                path = download(archive, data_dir)
             require_space(data_dir, os.path.getsize(path) * UNPACKED_RATIO)
             say(f'{path}: unpacking')
             try:
                 os.mkdir(unpacking)
-                unpack_whole_set(path, unpacking, variant, archive)
+                counts = unpack_whole_set(path, unpacking, variant, archive)
                 os.rename(unpacking, lfw)
             finally:
                 shutil.rmtree(unpacking, ignore_errors=True)
-            say(f'{PHOTOGRAPHS:,} photographs of {PEOPLE:,} people ({variant}) are in {lfw}')
+            say(f'{counts} ({variant}) are in {lfw}' if archive.digest else
+                f'{counts} are in {lfw}; no checksum is known for {path}, so only these numbers '
+                'were checked')
         if not archive_file:
             with contextlib.suppress(OSError):
                 remove_partial(partial_path(archive, data_dir))
 
 
+def check_user_file(path, archive, variant):
+    """Checks an archive of the user; returns it without a digest if none is known for its kind.
+
+    The known digests are those of tgz files. --sha256 gives one for any kind.
+    """
+    with open(path, 'rb') as file:
+        start_of_file = file.read(512)
+    require_archive(path, start_of_file)
+    if archive == VARIANTS[variant] and archives.kind_of(start_of_file) != 'tgz':
+        return archive._replace(digest=None)
+    require_digest(path, archive)
+    return archive
+
+
 def unpack_whole_set(path, folder, variant, archive):
-    """Unpacks into a folder, checks the counts and writes MARKER there; DownloadError otherwise."""
-    photographs, people = unpack(path, folder)
-    if (photographs, people) != (PHOTOGRAPHS, PEOPLE):
-        raise DownloadError(f'{path} holds {photographs:,} photographs of {people:,} people '
-                            f'instead of {PHOTOGRAPHS:,} of {PEOPLE:,}')
-    write_json(os.path.join(folder, MARKER), {
-        'variant': variant, 'photographs': photographs, 'people': people,
-        archive.algorithm: archive.digest})
+    """Unpacks into a folder; returns the counts as text, DownloadError unless they are LFW's.
+
+    MARKER is written there too, unless there is no digest: the variant is then not known.
+    """
+    counts = require_whole_set(path, archives.unpack(path, folder, PHOTOGRAPH, PHOTOGRAPHS))
+    if archive.digest:
+        write_json(os.path.join(folder, MARKER), {
+            'variant': variant, 'photographs': PHOTOGRAPHS, 'people': PEOPLE,
+            archive.algorithm: archive.digest})
+    return counts
 
 
 def sha256_digest(text):
@@ -633,7 +560,8 @@ def main(argv=None):
                         help='photographs go to DIR/lfw (default: %(default)s)')
     source = parser.add_mutually_exclusive_group()
     source.add_argument('--archive', metavar='FILE',
-                        help='an archive that you have: nothing is downloaded, FILE is left alone')
+                        help='a tgz, tar or zip that you have: nothing is downloaded, FILE is '
+                             'left alone')
     source.add_argument('--url', help='download from here instead of the known mirrors')
     parser.add_argument('--sha256', type=sha256_digest, metavar='HEX',
                         help='checksum that the archive must have, instead of the known one')
@@ -647,7 +575,7 @@ def main(argv=None):
     try:
         with cli.terminable('terminated: the same command goes on from here'):
             install(args.variant, archive, args.archive, args.data_dir)
-    except DownloadError as error:
+    except (DownloadError, archives.ArchiveError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except OSError as error:    # a missing archive, no permission to write, a full disk

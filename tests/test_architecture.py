@@ -7,7 +7,8 @@ from conftest import ROOT
 
 PROGRAMS = {'download_lfw', 'train', 'generate', 'evaluate', 'export', 'classify'}
 WITHOUT_TENSORFLOW = {'settings', 'files', 'cli', 'signals', 'augment', 'batches', 'photographs',
-                      'celeba', 'toy', 'datasets', 'cache', 'metadata', 'metrics', 'pictures'}
+                      'celeba', 'toy', 'datasets', 'cache', 'metadata', 'metrics', 'pictures',
+                      'archives'}
 
 
 def test_nothing_in_dcgan_imports_a_file_of_the_root():

@@ -8,8 +8,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import ssl
+import stat
+import struct
 import subprocess
 import sys
 import tarfile
@@ -17,14 +20,17 @@ import threading
 import time
 import tracemalloc
 import types
+import warnings
+import zipfile
 
 import pytest
 import trustme
+from PIL import Image
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
-
-import download_lfw  # noqa: E402
+import download_lfw
+import running
+from conftest import ROOT
+from dcgan import archives
 
 PHOTOGRAPHS = [f'{person}/{person}_{number:04d}.jpg'
                for person, count in (('Ann_Bell', 3), ('Carl_Dahl', 2), ('Eve-Fay_Gil', 1))
@@ -55,10 +61,31 @@ def tgz(members):
     return file.getvalue()
 
 
+def zipped(members, method=zipfile.ZIP_DEFLATED):
+    """A zip with the members of a tar."""
+    modes = {tarfile.SYMTYPE: stat.S_IFLNK, tarfile.CHRTYPE: stat.S_IFCHR,
+             tarfile.BLKTYPE: stat.S_IFBLK, tarfile.FIFOTYPE: stat.S_IFIFO}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w') as archive, warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)      # of a name that is there twice
+        for member, content in members:
+            info = zipfile.ZipInfo(member.name + '/' * member.isdir())
+            info.external_attr = modes.get(member.type, stat.S_IFREG) << 16
+            archive.writestr(info, content, method, 1)
+    return file.getvalue()
+
+
 def lfw_members(top='lfw', photographs=PHOTOGRAPHS):
     folder = tarfile.TarInfo(top)
     folder.type = tarfile.DIRTYPE
     return [(folder, b'')] + [regular(f'{top}/{name}', jpeg(name)) for name in photographs]
+
+
+def kaggle_zip(photographs=PHOTOGRAPHS):
+    """Two folders around the photographs, none of them a member, and tables beside them."""
+    top = 'lfw-deepfunneled/lfw-deepfunneled'
+    tables = [regular(name, b'name,imagenum1\n') for name in ('lfw_allnames.csv', 'pairs.csv')]
+    return zipped(tables + lfw_members(top, photographs)[1:])
 
 
 ARCHIVE = tgz(lfw_members())
@@ -196,7 +223,8 @@ def sleeps(monkeypatch, server):
     monkeypatch.setattr(download_lfw, 'PHOTOGRAPHS', 6)
     monkeypatch.setattr(download_lfw, 'PEOPLE', 3)
     known = download_lfw.Archive('lfw.tgz', len(ARCHIVE), 'sha256', SHA256,
-                                 [f'{server.url}/first', f'{server.url}/second'])
+                                 [f'{server.url}/{mirror}'
+                                  for mirror in ('first', 'second', 'third')])
     monkeypatch.setitem(download_lfw.VARIANTS, 'original', known)
     return slept
 
@@ -216,12 +244,16 @@ def data_dir(tmp_path):
     return tmp_path / 'data'
 
 
-def assert_complete(data_dir, variant='original'):
-    lfw = data_dir / 'lfw'
+def assert_photographs(lfw):
     files = sorted(str(path.relative_to(lfw)) for path in lfw.rglob('*') if path.is_file())
-    assert files == ['.complete.json'] + PHOTOGRAPHS
+    assert [name for name in files if name != '.complete.json'] == PHOTOGRAPHS
     for name in PHOTOGRAPHS:
         assert (lfw / name).read_bytes() == jpeg(name)
+
+
+def assert_complete(data_dir, variant='original'):
+    lfw = data_dir / 'lfw'
+    assert_photographs(lfw)
     marker = json.loads((lfw / '.complete.json').read_text())
     assert (marker['variant'], marker['photographs'], marker['people']) == (variant, 6, 3)
     assert sorted(os.listdir(str(data_dir))) == ['.lfw.lock', 'lfw']
@@ -400,14 +432,47 @@ def test_sha256_of_the_user_replaces_the_known_size_and_checksum(run, server, da
     assert_complete(data_dir)
 
 
-def test_404_leads_to_the_next_mirror(run, server, sleeps, data_dir):
-    server.script = [answer(404), whole()]
+PAGE = b'<!DOCTYPE html><title>Are you a robot?</title>'
+PERMANENT = [(answer(404), 'the server answered 404 Not Found'),
+             (answer(202, x_amzn_waf_action='challenge'), 'the server answered 202 Accepted'),
+             (answer(202, PAGE), 'the server answered 202 Accepted'),
+             (answer(403, PAGE), 'the server answered 403 Forbidden'),
+             (answer(410), 'the server answered 410 Gone'),
+             (answer(200, PAGE, Content_Type='text/html'), 'HTML page')]
+PERMANENT_IDS = ['404', '202', '202 page', '403', '410', 'html']
+
+
+@pytest.mark.parametrize('step, reason', PERMANENT, ids=PERMANENT_IDS)
+def test_permanent_answer_leads_to_the_next_mirror(run, server, sleeps, data_dir, step, reason):
+    server.script = [mirrors(first=step, second=step, third=whole())]
     code, stdout, stderr = run()
     assert (code, stderr) == (0, '')
-    assert f'{server.url}/first: the server answered 404 Not Found; on to the next' in stdout
-    assert requested(server) == [('/first', None), ('/second', None)]
+    for mirror in 'first', 'second':
+        line, = re.findall(rf'  {server.url}/{mirror}.*', stdout)
+        assert reason in line and line.endswith('; on to the next mirror')
+    assert requested(server) == [('/first', None), ('/second', None), ('/third', None)]
     assert sleeps == []
     assert_complete(data_dir)
+
+
+@pytest.mark.parametrize('step, reason', PERMANENT, ids=PERMANENT_IDS)
+def test_permanent_answer_to_the_rest_leads_to_the_next_mirror(
+        run, server, data_dir, step, reason):
+    server.script = [whole(cut=HALF), step, step, whole()]
+    assert run()[0] == 0
+    assert requested(server) == [('/first', None)] + [
+        (mirror, f'bytes={HALF}-') for mirror in ('/first', '/second', '/third')]
+    assert server.sent < len(ARCHIVE) + 1000
+    assert_complete(data_dir)
+
+
+def test_last_sentence_names_the_reason_of_each_mirror(run, server, sleeps, data_dir):
+    server.script = [mirrors(first=answer(202), second=answer(403), third=answer(200, PAGE))]
+    assert_refused(run(), data_dir, 'no mirror gave lfw.tgz',
+                   f'{server.url}/first: the server answered 202 Accepted',
+                   f'{server.url}/second: the server answered 403 Forbidden',
+                   f'{server.url}/third is an HTML page', '--archive')
+    assert sleeps == []
 
 
 def test_next_mirror_continues_the_partial_file(run, server, data_dir):
@@ -429,10 +494,11 @@ def test_500s_then_success(run, server, sleeps, data_dir):
 def test_500s_without_end(run, server, sleeps, data_dir):
     server.script = [answer(500)]
     result = run()
-    assert_refused(result, data_dir, f'{server.url}/second', '500', '5 attempts', '--archive')
-    assert f'{server.url}/first: the server answered 500 (5 attempts)' in result[1]
-    assert len(server.log) == 10
-    assert len(sleeps) == 8
+    assert_refused(result, data_dir, '--archive', *(
+        f'{server.url}/{mirror}: the server answered 500 (5 attempts)'
+        for mirror in ('first', 'second', 'third')))
+    assert len(server.log) == 15
+    assert len(sleeps) == 12
 
 
 @pytest.mark.parametrize('header, shortest, longest', [
@@ -673,8 +739,9 @@ def test_archive_of_the_user_with_a_wrong_checksum(run, data_dir):
     assert (data_dir / 'mine.tgz').exists()
 
 
-@pytest.mark.parametrize('content, words', [(b'<html>', 'HTML page'), (b'', 'no gzip file'),
-                                            (b'PK\3\4', 'no gzip file')])
+@pytest.mark.parametrize('content, words', [
+    (b'<html>', 'is an HTML page'), (b'', 'neither a tgz nor a zip'),
+    (b'text', 'neither a tgz nor a zip')])
 def test_invalid_archive_of_the_user_is_refused(run, data_dir, content, words):
     assert_refused(run(*put_archive(data_dir, content)), data_dir, 'mine.tgz', words)
 
@@ -683,17 +750,70 @@ def test_missing_archive_is_named(run, data_dir):
     assert_refused(run('--archive', 'nowhere.tgz'), data_dir, 'nowhere.tgz', 'No such file')
 
 
-@pytest.mark.parametrize('size', [20, 1000, HALF, len(ARCHIVE) - 1000])
-def test_truncated_archive(run, data_dir, size):
-    result = run(*put_archive(data_dir, ARCHIVE[:size]))
+@pytest.mark.parametrize('pack, size', [
+    (tgz, 20), (tgz, 1000), (tgz, HALF), (tgz, -1000),
+    (zipped, 2), (zipped, 20), (zipped, 1000), (zipped, HALF), (zipped, -10), (zipped, -1000)])
+def test_truncated_archive(run, data_dir, pack, size):
+    result = run(*put_archive(data_dir, pack(lfw_members())[:size]))
     assert_refused(result, data_dir, 'mine.tgz', 'damaged or cut short')
     assert (data_dir / 'mine.tgz').exists()
 
 
-def test_damaged_archive(run, data_dir):
-    damaged = ARCHIVE[:10] + b'\xff' * 1000 + ARCHIVE[1010:]
+@pytest.mark.parametrize('pack', [tgz, zipped])
+def test_damaged_archive(run, data_dir, pack):
+    content = pack(lfw_members())
+    damaged = content[:200] + b'\xff' * 1000 + content[1200:]
     assert_refused(run(*put_archive(data_dir, damaged)), data_dir, 'mine.tgz',
                    'damaged or cut short')
+
+
+def test_zip_of_kaggle_is_unpacked_without_a_checksum(run, server, data_dir):
+    archive = put_archive(data_dir, kaggle_zip(), 'archive.zip')[:2]
+    code, stdout, stderr = run(*archive)
+    assert (code, stderr, server.log) == (0, '', [])
+    assert stdout.endswith(f'{COUNTS} are in {data_dir / "lfw"}; no checksum is known for '
+                           f'{archive[1]}, so only these numbers were checked\n')
+    assert (data_dir / 'archive.zip').read_bytes() == kaggle_zip()
+    assert_photographs(data_dir / 'lfw')
+
+    (data_dir / 'archive.zip').unlink()
+    for variant in 'original', 'deepfunneled':      # the zip does not say which one it is
+        code, stdout, _ = run('--variant', variant)
+        assert (code, server.log) == (0, [])
+        assert 'already; which variant they are is not known' in stdout
+
+
+def test_zip_with_a_checksum_of_the_user(run, data_dir):
+    options = put_archive(data_dir, kaggle_zip(), 'archive.zip')
+    wrong = options[:2] + ['--sha256', SHA256]
+    result = run(*wrong)
+    assert result[0] == 2
+    assert_one_sentence(result[2], 'archive.zip', options[3], SHA256)
+    assert run('--variant', 'deepfunneled', *options)[0] == 0
+    (data_dir / 'archive.zip').unlink()
+    assert_complete(data_dir, 'deepfunneled')
+
+
+def test_zip_from_a_url(run, server, data_dir):
+    server.script = [whole(kaggle_zip())]
+    assert_refused(run('--url', server.url), data_dir, server.url, '--sha256')
+    assert run('--url', server.url, '--sha256', hashlib.sha256(kaggle_zip()).hexdigest())[0] == 0
+    assert_complete(data_dir)
+
+
+@pytest.mark.parametrize('name, content', [
+    ('lfw.tgz', kaggle_zip()), ('lfw.zip', ARCHIVE), ('lfw.zip', gzip.decompress(ARCHIVE))],
+    ids=['zip named tgz', 'tgz named zip', 'tar named zip'])
+def test_content_decides_the_kind_of_an_archive(run, data_dir, name, content):
+    assert run(*put_archive(data_dir, content, name)[:2])[0] == 0
+    assert_photographs(data_dir / 'lfw')
+
+
+@pytest.mark.parametrize('top', ['.', 'lfw', 'a/lfw', 'a/b/c/lfw'])
+@pytest.mark.parametrize('pack', [tgz, zipped])
+def test_photographs_lie_at_any_depth_of_an_archive(run, data_dir, pack, top):
+    assert run(*put_archive(data_dir, pack(lfw_members(top))))[0] == 0
+    assert_photographs(data_dir / 'lfw')
 
 
 def special(name, kind, linkname=''):
@@ -736,28 +856,35 @@ BAD_MEMBERS = [
 ]
 
 
-@pytest.mark.parametrize('bad, words', [case[1:] for case in BAD_MEMBERS],
-                         ids=[case[0] for case in BAD_MEMBERS])
+ONLY_IN_TAR = ('hardlink', 'unknown type', 'negative size')
+
+
+@pytest.mark.parametrize('pack, bad, words', [
+    pytest.param(pack, *case, id=f'{pack.__name__}-{name}')
+    for pack in (tgz, zipped) for name, *case in BAD_MEMBERS
+    if pack == tgz or name not in ONLY_IN_TAR])
 @pytest.mark.parametrize('last', [True, False])
-def test_bad_member_is_refused(run, tmp_path, data_dir, bad, words, last):
+def test_bad_member_is_refused(run, tmp_path, data_dir, pack, bad, words, last):
     good = lfw_members()
     members = good + [bad] if last else good[:4] + [bad] + good[4:]
-    result = run(*put_archive(data_dir, tgz(members)))
-    assert_refused(result, data_dir, 'mine.tgz', repr(bad[0].name[:100]), words)
+    result = run(*put_archive(data_dir, pack(members)))
+    assert_refused(result, data_dir, 'mine.tgz', repr(bad[0].name[:100])[:-1], words)
     assert os.listdir(str(tmp_path)) == ['data']
 
 
-def test_bomb_by_size(run, monkeypatch, data_dir):
-    monkeypatch.setattr(download_lfw, 'MAX_UNPACKED', 1 << 20)
+@pytest.mark.parametrize('pack', [tgz, zipped])
+def test_bomb_by_size(run, monkeypatch, data_dir, pack):
+    monkeypatch.setattr(archives, 'MAX_UNPACKED', 1 << 20)
     bomb = regular('lfw/bomb.bin', bytes(2 << 20))
-    assert_refused(run(*put_archive(data_dir, tgz(lfw_members() + [bomb]))), data_dir,
+    assert_refused(run(*put_archive(data_dir, pack(lfw_members() + [bomb]))), data_dir,
                    'mine.tgz', "'lfw/bomb.bin'", 'more than 1,048,576 bytes unpacked')
 
 
-def test_bomb_by_many_sizes(run, monkeypatch, data_dir):
-    monkeypatch.setattr(download_lfw, 'MAX_UNPACKED', 1 << 20)
+@pytest.mark.parametrize('pack', [tgz, zipped])
+def test_bomb_by_many_sizes(run, monkeypatch, data_dir, pack):
+    monkeypatch.setattr(archives, 'MAX_UNPACKED', 1 << 20)
     bombs = [regular(f'lfw/bomb{number}.bin', bytes(1 << 18)) for number in range(4)]
-    assert_refused(run(*put_archive(data_dir, tgz(lfw_members() + bombs))), data_dir,
+    assert_refused(run(*put_archive(data_dir, pack(lfw_members() + bombs))), data_dir,
                    'mine.tgz', "'lfw/bomb2.bin'", 'more than 1,048,576 bytes')
 
 
@@ -771,15 +898,16 @@ def test_bomb_in_the_headers(run, data_dir, place):
 
 def test_members_are_not_kept_in_memory(run, monkeypatch, data_dir):
     opened, tarfile_open = [], tarfile.open
-    monkeypatch.setattr(download_lfw.tarfile, 'open',
+    monkeypatch.setattr(archives.tarfile, 'open',
                         lambda **options: opened.append(tarfile_open(**options)) or opened[-1])
     assert run(*put_archive(data_dir, ARCHIVE))[0] == 0
     assert len(opened) == 1 and len(opened[0].members) <= 1
 
 
-def test_too_many_members(run, monkeypatch, data_dir):
-    monkeypatch.setattr(download_lfw, 'MAX_MEMBERS', 6)
-    assert_refused(run(*put_archive(data_dir, ARCHIVE)), data_dir,
+@pytest.mark.parametrize('pack', [tgz, zipped])
+def test_too_many_members(run, monkeypatch, data_dir, pack):
+    monkeypatch.setattr(archives, 'MAX_MEMBERS', 6)
+    assert_refused(run(*put_archive(data_dir, pack(lfw_members()))), data_dir,
                    'mine.tgz', repr(f'lfw/{PHOTOGRAPHS[-1]}'), 'more than 6 members')
 
 
@@ -795,11 +923,102 @@ def test_a_million_tiny_members(run, data_dir):
     assert most < 32 << 20
 
 
+def zip_parts(content):
+    """(members, list of members, end) of a zip."""
+    start, = struct.unpack_from('<L', content, len(content) - 6)
+    return content[:start], content[start:-22], content[-22:]
+
+
+def from_zip_parts(members, listed, end):
+    return members + listed + end[:12] + struct.pack('<L', len(listed)) + end[16:]
+
+
+def test_bomb_by_a_long_list_of_members_in_a_zip(run, data_dir):
+    members, listed, end = zip_parts(zipped([regular('lfw/x', b'')]))
+    listed *= 200000
+    options = put_archive(data_dir, from_zip_parts(members, listed, end))
+    tracemalloc.start()
+    assert_refused(run(*options), data_dir, 'mine.tgz', f'{len(listed):,} bytes')
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 32 << 20
+
+
+def test_bomb_that_understates_its_size(run, data_dir):
+    name = PHOTOGRAPHS[0]
+    content = zipped([regular(f'lfw/{name}', jpeg(name) + bytes(32 << 20))])
+    content = content.replace(struct.pack('<L', 60000 + (32 << 20)), struct.pack('<L', 60000))
+    tracemalloc.start()
+    assert_refused(run(*put_archive(data_dir, content)), data_dir, 'mine.tgz', repr(f'lfw/{name}'),
+                   'damaged')
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8 << 20
+
+
+@pytest.mark.parametrize('flag, words', [
+    (b'\x01', 'it is encrypted: unpack'), (b'\x20', 'compressed patched data')])
+def test_encrypted_and_other_unreadable_members_of_a_zip(run, data_dir, flag, words):
+    members, listed, end = zip_parts(kaggle_zip())
+    listed = re.sub(b'(?s)(PK\x01\x02.{4}).', b'\\g<1>' + flag, listed)
+    assert_refused(run(*put_archive(data_dir, members + listed + end)), data_dir, 'mine.tgz',
+                   PHOTOGRAPHS[0], words)
+
+
+def test_damaged_offsets_and_names_in_a_zip(run, data_dir):
+    members, listed, end = zip_parts(zipped([regular(f'lfw/{PHOTOGRAPHS[0]}', EVIL)]))
+    # The member begins at byte 2 ** 63, according to a zip64 record.
+    beyond = (listed[:30] + struct.pack('<H', 12) + listed[32:42] + b'\xff' * 4 + listed[46:]
+              + struct.pack('<HHQ', 1, 8, 2 ** 63))
+    no_utf8 = listed[:9] + b'\x08' + listed[10:46] + b'\xff' + listed[47:]
+    path = put_archive(data_dir, b'')[1]
+    for content in (from_zip_parts(members, beyond, end), members + no_utf8 + end,
+                    # The list begins, and the member with it, before the file's first byte.
+                    members + listed + end[:12] + struct.pack('<L', 2 ** 31) + end[16:],
+                    members + listed + end[:16] + struct.pack('<L', 2 ** 31) + end[20:]):
+        with open(path, 'wb') as file:
+            file.write(content)
+        assert_refused(run('--archive', path), data_dir, path, 'damaged or cut short')
+
+
+def test_unknown_compression_in_a_zip(run, data_dir):
+    content = zipped(lfw_members(), zipfile.ZIP_LZMA)
+    assert_refused(run(*put_archive(data_dir, content)), data_dir, 'mine.tgz', PHOTOGRAPHS[0],
+                   'compression method 14')
+
+
+def test_random_damage_to_a_zip_ends_in_a_sentence(run, data_dir):
+    content = zipped([regular(f'lfw/{name}', b'\xff\xd8\xff' + name.encode() * 5)
+                      for name in PHOTOGRAPHS])
+    path, numbers = put_archive(data_dir, content)[1], random.Random(1)
+    for _ in range(200):
+        damaged = bytearray(content)
+        for _ in range(numbers.randint(1, 4)):
+            damaged[numbers.randrange(2, len(damaged))] = numbers.choice([0, 1, 127, 128, 255])
+        with open(path, 'wb') as file:
+            file.write(damaged)
+        code, _, stderr = run('--archive', path)
+        if code:
+            assert_one_sentence(stderr, path)
+            assert not (data_dir / 'lfw').exists()
+        else:       # e.g. another date
+            shutil.rmtree(str(data_dir / 'lfw'))
+
+
+@pytest.mark.parametrize('pack', [tgz, zipped])
+@pytest.mark.parametrize('name', ['lfw-funneled.tgz', 'LFW.ZIP', 'lfw.tar.gz'])
+def test_archive_in_an_archive_is_named(run, data_dir, pack, name):
+    content = pack([regular('pairs.txt', b'text'), regular(name, ARCHIVE)])
+    assert_refused(run(*put_archive(data_dir, content)), data_dir, 'mine.tgz', repr(name),
+                   'unpack that one and give it instead')
+
+
+@pytest.mark.parametrize('pack', [tgz, zipped])
 @pytest.mark.parametrize('photographs, found', [
     (PHOTOGRAPHS[:-1], '5 photographs of 2 people'), (PHOTOGRAPHS[1:], '5 photographs of 3 people'),
     (PHOTOGRAPHS + ['Ann_Bell/Ann_Bell_0004.jpg'], '7 photographs of 3 people'), ([], '0 photo')])
-def test_incomplete_archive_is_refused(run, data_dir, photographs, found):
-    options = put_archive(data_dir, tgz(lfw_members(photographs=photographs)))
+def test_incomplete_archive_is_refused(run, data_dir, pack, photographs, found):
+    options = put_archive(data_dir, pack(lfw_members(photographs=photographs)))
     assert_refused(run(*options), data_dir, 'mine.tgz', found, 'instead of 6 of 3')
 
 
@@ -838,7 +1057,55 @@ def test_complete_folder_of_the_user_is_accepted(run, server, data_dir):
     put_photographs(data_dir, PHOTOGRAPHS)
     code, stdout, stderr = run()
     assert (code, stderr, server.log) == (0, '', [])
-    assert stdout.startswith(f'{COUNTS} are in {data_dir / "lfw"} already; this program did not')
+    assert stdout == (f'{COUNTS} are in {data_dir / "lfw"} already; '
+                      'which variant they are is not known\n')
+
+
+@pytest.mark.parametrize('deeper', ['lfw', 'lfw_funneled', 'lfw-deepfunneled/lfw-deepfunneled'])
+def test_complete_folder_one_or_two_deeper_is_accepted(run, server, data_dir, deeper):
+    put_photographs(data_dir, [f'{deeper}/{name}' for name in PHOTOGRAPHS])
+    (data_dir / 'lfw' / 'pairs.csv').write_text('name,imagenum1')
+    code, stdout, stderr = run()
+    assert (code, stderr, server.log) == (0, '', [])
+    assert stdout.startswith(f'{COUNTS} are in {data_dir / "lfw"} already')
+
+
+def test_complete_folder_behind_a_link_is_accepted(run, server, data_dir, tmp_path):
+    put_photographs(tmp_path, PHOTOGRAPHS)
+    (data_dir / 'lfw').mkdir(parents=True)
+    (data_dir / 'lfw' / 'lfw').symlink_to(tmp_path / 'lfw')
+    (tmp_path / 'lfw' / 'again').symlink_to(tmp_path / 'lfw')      # a loop
+    assert run()[0] == 0
+    assert server.log == []
+
+
+def test_two_sets_in_one_folder_are_refused_and_kept(run, server, data_dir):
+    put_photographs(data_dir, [f'{top}/{name}' for top in ('lfw', 'lfw_funneled')
+                               for name in PHOTOGRAPHS])
+    code, _, stderr = run()
+    assert (code, server.log) == (2, [])
+    assert_one_sentence(stderr, str(data_dir / 'lfw'), '12 photographs of 3 people')
+    assert (data_dir / 'lfw' / 'lfw' / PHOTOGRAPHS[0]).exists()
+
+
+def test_archive_in_place_of_the_photographs_is_named(run, server, data_dir):
+    (data_dir / 'lfw').mkdir(parents=True)
+    (data_dir / 'lfw' / 'archive.zip').write_bytes(kaggle_zip())
+    code, _, stderr = run()
+    assert (code, server.log) == (2, [])
+    assert_one_sentence(stderr, str(data_dir / 'lfw'), 'archive.zip', '--archive')
+    assert (data_dir / 'lfw' / 'archive.zip').exists()
+
+
+def test_training_reads_photographs_two_folders_deeper(tmp_path):
+    top = tmp_path / 'lfw' / 'lfw-deepfunneled' / 'lfw-deepfunneled'
+    for name in PHOTOGRAPHS:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (250, 250)).save(str(top / name))
+    (tmp_path / 'lfw' / 'pairs.csv').write_text('name,imagenum1')
+    out, _ = running.run('train.py', '--dataset', 'lfw', '--data-dir', tmp_path, '--batch-size', 2,
+                         '--dry-run', cwd=tmp_path)
+    assert f'{tmp_path / "lfw"} holds 6 of the 13,233 photographs' in out
 
 
 @pytest.mark.parametrize('marker', [{}, {'variant': 'original'}])
@@ -887,12 +1154,13 @@ import download_lfw
 download_lfw.PHOTOGRAPHS, download_lfw.PEOPLE = 6, 3
 download_lfw.VARIANTS['original'] = download_lfw.Archive(
     'lfw.tgz', {size}, 'sha256', {sha256!r}, [{url!r}])
-write_photograph = download_lfw.write_photograph
+from dcgan import archives
+write_photograph = archives.write_photograph
 def slow(source, folder, name):
     write_photograph(source, folder, name)
     if {stop!r} == name:
         time.sleep(60)
-download_lfw.write_photograph = slow
+archives.write_photograph = slow
 sys.exit(download_lfw.main(['--data-dir', {data_dir!r}]))
 '''
 
@@ -1013,3 +1281,12 @@ def test_known_archives():
         assert re.fullmatch('[0-9a-f]+', archive.digest)
         assert len(archive.digest) == lengths[archive.algorithm]
         assert archive.mirrors[0].startswith('https://')
+
+
+@pytest.mark.parametrize('variant, number, name', [
+    ('original', 5976018, 'lfw.tgz'), ('funneled', 5976015, 'lfw-funneled.tgz')])
+def test_known_mirrors_of_figshare(variant, number, name):
+    assert download_lfw.VARIANTS[variant].mirrors == [
+        f'https://ndownloader.figshare.com/files/{number}',
+        f'https://api.figshare.com/v2/file/download/{number}',
+        f'http://vis-www.cs.umass.edu/lfw/{name}']
