@@ -260,10 +260,11 @@ MUTATIONS = {
         ('for number, name in enumerate(names):', 'for number, name in enumerate(names[:1]):',
          CUTOUT + '[0]'),
         ('tf.shape(images)[0], 1, 1, 1], seed)', '1, 1, 1, 1], seed)',
-         'test_diffaugment.py::test_changes_are_a_function_of_the_seed_and_differ_by_image'),
+         'test_diffaugment.py::test_changes_are_a_function_of_the_seed_and_differ_by_image[color]'),
     ],
     'dcgan/batches.py': [
-        ("'augment'), self.strengths)", "'augment'), {})", AUGMENTED),
+        ("'augment'), self.strengths)", "'augment'), {})",
+         'test_batches.py::test_augmentations_have_the_strength_of_the_settings'),
         ("rng(self.seed, step, 'augment')", "rng(self.seed, 0, 'augment')", AUGMENTED),
         ("rng(self.seed, step, 'augment')", "rng(0, step, 'augment')", AUGMENTED),
         ('noise(self.seed, step, self.step_size', 'noise(self.seed, 0, self.step_size', BATCHES),

@@ -41,6 +41,14 @@ def test_augmentation_is_a_function_of_seed_and_step():
     assert (flipped[0] != flipped[2]).any() and (flipped[0] != flipped[3]).any()
 
 
+def test_augmentations_have_the_strength_of_the_settings():
+    none, some = (batches.Batches(IMAGES, None, dict(DEFAULTS, augment=['color'],
+                                                     augment_color=strength)).real(0)
+                  for strength in (0.0, 0.1))
+    rows = batches.rows(97, 64, 0, 0)
+    assert (none == IMAGES[rows]).all() and (some != IMAGES[rows]).any()
+
+
 def recalibrate(model, sess, steps, **settings):
     """Runs Recorder.recalibrate after each of these steps, with the fields of a run it needs."""
     config = dict(DEFAULTS, **settings)
