@@ -119,10 +119,10 @@ def parse(argv):
     summary, _, details = __doc__.partition('\n\n')
     parser = cli.Parser(description=summary, epilog=details,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data-dir', default='datasets', metavar='DIR',
+    parser.add_argument('--data-dir', type=cli.path, default='datasets', metavar='DIR',
                         help='holds celeba/ with photographs, list_attr_celeba and '
                              'list_eval_partition (%(default)s)')
-    parser.add_argument('--out', default='model/labels.pb', metavar='FILE',
+    parser.add_argument('--out', type=cli.path, default='model/labels.pb', metavar='FILE',
                         help='the frozen graph; beside it, as .json, its labels and how well it '
                              'reads them (%(default)s)')
     parser.add_argument('--epochs', type=cli.int_between(1), default=4, metavar='N',

@@ -629,10 +629,10 @@ def main(argv=None):
     parser.add_argument('--variant', choices=VARIANTS, default='original',
                         help='original: 181 MB; funneled: aligned, 243 MB; deepfunneled: aligned '
                              'better, 109 MB (default: %(default)s)')
-    parser.add_argument('--data-dir', default='datasets', metavar='DIR',
+    parser.add_argument('--data-dir', type=cli.path, default='datasets', metavar='DIR',
                         help='photographs go to DIR/lfw (default: %(default)s)')
     source = parser.add_mutually_exclusive_group()
-    source.add_argument('--archive', metavar='FILE',
+    source.add_argument('--archive', type=cli.path, metavar='FILE',
                         help='an archive that you have: nothing is downloaded, FILE is left alone')
     source.add_argument('--url', help='download from here instead of the known mirrors')
     parser.add_argument('--sha256', type=sha256_digest, metavar='HEX',

@@ -174,6 +174,19 @@ class Progress:
             self.bar.refresh()      # tqdm alone would wait if the wall clock was set back
 
 
+def path(text):
+    """An argparse type: a file or folder; `~` and `~user` at its start are home directories.
+
+    bash leaves them in `--out=~/faces`.
+    """
+    expanded = os.path.expanduser(text)
+    if expanded.startswith('~'):
+        user = text[1:].split(os.sep)[0]
+        raise argparse.ArgumentTypeError(f'{text}: no user is called {user}; for a name that '
+                                         f'begins with ~ write ./{text}')
+    return expanded
+
+
 def int_between(low, high=2 ** 31 - 1):
     """Returns an argparse type: a whole number from low to high."""
     def parse(text):
@@ -230,7 +243,7 @@ def addresses(text):
 
 def add_checkpoint(parser):
     """Adds the options that choose a generator, for checkpoint.find and sampler.Sampler."""
-    parser.add_argument('--ckpt', default='model/', metavar='PATH',
+    parser.add_argument('--ckpt', type=path, default='model/', metavar='PATH',
                         help='folder, prefix or file of a checkpoint (%(default)s)')
     parser.add_argument('--raw', action='store_true',
                         help="the weights themselves where the checkpoint holds their moving "
