@@ -29,7 +29,6 @@ import zlib
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from dcgan import cli
 from dcgan.files import write_json
@@ -420,7 +419,7 @@ def with_progress(pieces, done, total):
     """
     start_bytes, start_time = done, time.monotonic()
     last_line = start_time
-    with tqdm(initial=done, total=total, unit='B', unit_scale=True, disable=None) as bar:
+    with cli.progress_bar(initial=done, total=total, unit='B', unit_scale=True) as bar:
         for piece in pieces:
             yield piece
             done += len(piece)

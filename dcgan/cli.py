@@ -9,10 +9,16 @@ import re
 import signal
 import sys
 import time
+import warnings
 
-from tqdm import tqdm
+from tqdm import TqdmWarning, std
 
 from dcgan import signals
+
+with warnings.catch_warnings():
+    # It warns that it is in a notebook, or in one without ipywidgets.
+    warnings.simplefilter('ignore', TqdmWarning)
+    from tqdm.autonotebook import tqdm
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +42,8 @@ class Parser(argparse.ArgumentParser):
 def fail(message):
     """Prints an error that the user can fix, one sentence, to standard error; exit code 2."""
     print(f'error: {message}', file=sys.stderr)
-    sys.exit(2)
+    # An exit that has another exception behind it makes IPython 7 print both, and fail at that.
+    raise SystemExit(2) from None
 
 
 def run(program, args, prefixes):
@@ -148,13 +155,19 @@ def _open_null(number):
         os.close(null)
 
 
+def progress_bar(**options):
+    """Returns tqdm's bar: text on a terminal, a widget in a notebook, elsewhere one that is off."""
+    is_text = tqdm is std.tqdm
+    return tqdm(disable=is_text and not sys.stderr.isatty(), **options)
+
+
 class Progress:
-    """A progress bar on a terminal; elsewhere a line on standard error every ten seconds."""
+    """A progress_bar; where it is off, a line on standard error every ten seconds."""
 
     def __init__(self, total, unit):
         self.done, self.total, self.unit = 0, total, unit
         self.last_shown = time.monotonic()
-        self.bar = tqdm(total=total, unit=' ' + unit, disable=not sys.stderr.isatty())
+        self.bar = progress_bar(total=total, unit=' ' + unit)
 
     def __enter__(self):
         return self
