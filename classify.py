@@ -122,7 +122,7 @@ def parse(argv):
     parser = cli.Parser(description=summary, epilog=details,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_data(parser, 'celeba/ with photographs, list_attr_celeba and list_eval_partition')
-    parser.add_argument('--out', default='model/labels.pb', metavar='FILE',
+    parser.add_argument('--out', type=cli.path, default='model/labels.pb', metavar='FILE',
                         help='the frozen graph; beside it, as .json, its labels and how well it '
                              'reads them (%(default)s)')
     parser.add_argument('--epochs', type=cli.int_between(1), default=4, metavar='N',

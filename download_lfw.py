@@ -26,7 +26,6 @@ import time
 
 import requests
 import urllib3
-from tqdm import tqdm
 
 from dcgan import archives, cli
 from dcgan.containers import Folder
@@ -427,7 +426,7 @@ def with_progress(pieces, done, total):
     """
     start_bytes, start_time = done, time.monotonic()
     last_line = start_time
-    with tqdm(initial=done, total=total, unit='B', unit_scale=True, disable=None) as bar:
+    with cli.progress_bar(initial=done, total=total, unit='B', unit_scale=True) as bar:
         for piece in pieces:
             yield piece
             done += len(piece)
@@ -556,10 +555,10 @@ def main(argv=None):
     parser.add_argument('--variant', choices=VARIANTS, default='original',
                         help='original: 181 MB; funneled: aligned, 243 MB; deepfunneled: aligned '
                              'better, 109 MB (default: %(default)s)')
-    parser.add_argument('--data-dir', default='datasets', metavar='DIR',
+    parser.add_argument('--data-dir', type=cli.path, default='datasets', metavar='DIR',
                         help='photographs go to DIR/lfw (default: %(default)s)')
     source = parser.add_mutually_exclusive_group()
-    source.add_argument('--archive', metavar='FILE',
+    source.add_argument('--archive', type=cli.path, metavar='FILE',
                         help='a tgz, tar or zip that you have: nothing is downloaded, FILE is '
                              'left alone')
     source.add_argument('--url', help='download from here instead of the known mirrors')

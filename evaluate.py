@@ -519,19 +519,19 @@ def parse(argv):
                         help='seed of the noise and of the choice of photographs (%(default)s)')
 
     group = parser.add_argument_group('photographs')
-    group.add_argument('--dataset',
+    group.add_argument('--dataset', type=cli.path,
                        help='lfw, celeba, toy or any folder of images (what the checkpoint was '
                             'trained on, or lfw)')
     cli.add_data(group)
     group.add_argument('--crop', type=cli.int_between(0), metavar='N',
                        help='for a checkpoint without metadata: take the middle N x N pixels of '
                             "a photograph (the set's own)")
-    group.add_argument('--held-out', metavar='SET',
+    group.add_argument('--held-out', type=cli.path, metavar='SET',
                        help='photographs that the model was not trained on, of the same kind as '
                             "its training set (CelebA's test part)")
 
     group = parser.add_argument_group('network')
-    group.add_argument('--inception', metavar='FILE',
+    group.add_argument('--inception', type=cli.path, metavar='FILE',
                        help='frozen graph for FID, KID, precision and recall; see below')
     group.add_argument('--input', metavar='NAME',
                        help='its tensor for images, float [n, h, w, 3] in [0, 255] '
@@ -539,16 +539,17 @@ def parse(argv):
     group.add_argument('--output', metavar='NAME',
                        help=f'its tensor of features ({NETWORKS[0][1]}; features)')
 
-    group.add_argument('--labels', metavar='FILE',
+    group.add_argument('--labels', type=cli.path, metavar='FILE',
                        help="classify.py's graph: reads on the faces whether they have each "
                             'attribute, drawn from the same latents once with and once without it')
 
     group = parser.add_argument_group('output')
-    group.add_argument('--json', metavar='FILE', help='also write the figures and the protocol')
+    group.add_argument('--json', type=cli.path, metavar='FILE',
+                       help='also write the figures and the protocol')
     group.add_argument('--sheet', action='store_true',
                        help='also a sheet of the samples most like a photograph, each before its '
                             'nearest photographs: it shows them, so mind where it goes')
-    group.add_argument('--out', default='samples/', metavar='DIR',
+    group.add_argument('--out', type=cli.path, default='samples/', metavar='DIR',
                        help='where the pictures go (%(default)s)')
     cli.add_tensorflow(parser)
     args = parser.parse_args(argv)

@@ -315,7 +315,7 @@ def parse(argv):
     cli.add_checkpoint(parser)
     parser.add_argument('--format', required=True, choices=list(FORMATS),
                         help='the format of TensorFlow, ONNX or TensorFlow Lite (LiteRT)')
-    parser.add_argument('--out', required=True, metavar='FILE',
+    parser.add_argument('--out', type=cli.path, required=True, metavar='FILE',
                         help='the file to write, for savedmodel a folder; an old one is replaced '
                              'once the new one has passed its check')
     parser.add_argument('--weights', choices=['float32', 'float16'], default='float32',

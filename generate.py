@@ -313,7 +313,7 @@ def parse(argv):
     parser = cli.Parser(description=summary, epilog=details,
                         formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_checkpoint(parser)
-    parser.add_argument('--out', default='samples/', metavar='DIR',
+    parser.add_argument('--out', type=cli.path, default='samples/', metavar='DIR',
                         help='where the pictures go (%(default)s)')
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument('--num', type=cli.int_between(1), default=64, metavar='N',
@@ -324,7 +324,7 @@ def parse(argv):
                            'some numbers of its latents are beyond 1 or -1')
     mode.add_argument('--arithmetic', type=sum_of_seeds, metavar='EXPR',
                       help=f'means of seeds added and subtracted: "{EXAMPLE}"')
-    mode.add_argument('--latents', metavar='FILE',
+    mode.add_argument('--latents', type=cli.path, metavar='FILE',
                       help='the faces of an npy file, floating-point numbers [n, z_dim]')
     mode.add_argument('--attribute-sheet', type=cli.int_between(1, 1000), nargs='?', const=8,
                       metavar='ROWS',
@@ -343,14 +343,14 @@ def parse(argv):
                         help='multiply the latents by T, 0 < T <= 1, so they are nearer to the '
                              'middle of the cube they come from: less varied, more typical faces, '
                              'dull if T is small (1)')
-    parser.add_argument('--save-latents', metavar='FILE',
+    parser.add_argument('--save-latents', type=cli.path, metavar='FILE',
                         help='also write the latents of all faces drawn, in reading order, for '
                              '--latents; they do not hold attributes, which follow --seed')
     parser.add_argument('--separate', action='store_true',
                         help='one PNG per face instead of a sheet')
     parser.add_argument('--batch-size', type=cli.int_between(1), default=64, metavar='N',
                         help='faces drawn at once (%(default)s)')
-    parser.add_argument('--save-generator', metavar='PREFIX',
+    parser.add_argument('--save-generator', type=cli.path, metavar='PREFIX',
                         help='also write only the generator as a checkpoint, to pass on: a sixth '
                              'of the size')
     cli.add_tensorflow(parser)

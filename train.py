@@ -323,7 +323,7 @@ def parse(argv):
     settings.add_options(group, settings.TRAINING)
 
     group = parser.add_argument_group(settings.RUN)
-    group.add_argument('--model-dir', default='model', metavar='DIR',
+    group.add_argument('--model-dir', type=cli.path, default='model', metavar='DIR',
                        help='where checkpoints go (%(default)s)')
     group.add_argument('--resume', action='store_true',
                        help='go on from the newest checkpoint, with its settings')
@@ -336,7 +336,7 @@ def parse(argv):
                             'checkpoints')
     group.add_argument('--dry-run', action='store_true',
                        help='print settings and counts, and end')
-    group.add_argument('--sheet', metavar='FILE',
+    group.add_argument('--sheet', type=cli.path, metavar='FILE',
                        help='with --dry-run: also write the photographs of the next step, as '
                             '--augment has them')
     cli.add_tensorflow(group)

@@ -18,6 +18,9 @@ import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
+
+from dcgan import cli  # noqa: E402  found by the line above
+
 WAYS = [('savedmodel', 'float32'), ('onnx', 'float32'), ('onnx', 'float16'),
         ('tflite', 'float32'), ('tflite', 'float16')]
 
@@ -25,7 +28,7 @@ WAYS = [('savedmodel', 'float32'), ('onnx', 'float32'), ('onnx', 'float16'),
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--ckpt', default=os.path.join(ROOT, 'model'))
+    parser.add_argument('--ckpt', type=cli.path, default=os.path.join(ROOT, 'model'))
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--batch', type=int, default=64)
     parser.add_argument('--batches', type=int, default=10)

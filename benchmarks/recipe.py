@@ -27,7 +27,7 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
 import sampler  # noqa: E402
-from dcgan import checkpoint, datasets, metadata, pictures, session  # noqa: E402
+from dcgan import checkpoint, cli, datasets, metadata, pictures, session  # noqa: E402
 from dcgan.settings import LOSSES  # noqa: E402
 
 # The original's settings, in the fastest way, with an average that changes nothing of the rest.
@@ -198,19 +198,21 @@ def sheet(runs, args, count=16):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n\n')[0])
-    parser.add_argument('--dataset', default='lfw')
-    parser.add_argument('--data-dir', default='datasets')
+    parser.add_argument('--dataset', type=cli.path, default='lfw')
+    parser.add_argument('--data-dir', type=cli.path, default='datasets')
     parser.add_argument('--images', type=int, default=60000, help='that each run sees')
     parser.add_argument('--photographs', type=int, metavar='N',
                         help='train on N of the set, which then has to lie unpacked (all)')
     parser.add_argument('--image-size', type=int, default=64)
     parser.add_argument('--num', type=int, default=2000, help='images that measure it')
-    parser.add_argument('--network', help='frozen graph that classify.py wrote')
+    parser.add_argument('--network', type=cli.path, help='frozen graph that classify.py wrote')
     parser.add_argument('--only', nargs='+', choices=CHANGES, metavar='NAME',
                         help=f'of: {", ".join(CHANGES)} (all that the set has labels for)')
-    parser.add_argument('--out', default='runs')
-    parser.add_argument('--beside', metavar='PREFIX', help='a generator to measure beside them')
-    parser.add_argument('--sheet', metavar='PNG', help='of the first 16 faces of seed 0 of each')
+    parser.add_argument('--out', type=cli.path, default='runs')
+    parser.add_argument('--beside', type=cli.path, metavar='PREFIX',
+                        help='a generator to measure beside them')
+    parser.add_argument('--sheet', type=cli.path, metavar='PNG',
+                        help='of the first 16 faces of seed 0 of each')
     parser.add_argument('--raw', action='store_true',
                         help='on the sheet also what the weights draw that are not averaged')
     args = parser.parse_args()

@@ -24,6 +24,10 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+from dcgan import cli  # noqa: E402  found by the line above
+
 BATCH, Z_DIM = 64, 100
 
 
@@ -42,7 +46,6 @@ def flop_of(size):
 # this project
 
 def dcgan(precision, size, fused, fast):
-    sys.path.insert(0, ROOT)
     import numpy as np
 
     from dcgan import session
@@ -251,7 +254,7 @@ def main():
                         help='configurations whose name holds one of these')
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--steps', type=int, default=4, help='a turn')
-    parser.add_argument('--plot', help='a picture of the figures')
+    parser.add_argument('--plot', type=cli.path, help='a picture of the figures')
     parser.add_argument('--serve', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:

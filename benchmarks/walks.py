@@ -17,14 +17,14 @@ sys.path.insert(0, ROOT)
 
 import generate  # noqa: E402  found by the line above
 import sampler  # noqa: E402
-from dcgan import metrics, session  # noqa: E402
+from dcgan import cli, metrics, session  # noqa: E402
 
 FACES = 2000
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('checkpoints', nargs='+', metavar='PREFIX')
+    parser.add_argument('checkpoints', type=cli.path, nargs='+', metavar='PREFIX')
     args = parser.parse_args()
     session.set_up()
     for prefix in args.checkpoints:

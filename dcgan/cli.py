@@ -9,10 +9,16 @@ import re
 import signal
 import sys
 import time
+import warnings
 
-from tqdm import tqdm
+from tqdm import TqdmWarning, std
 
 from dcgan import signals
+
+with warnings.catch_warnings():
+    # It warns that it is in a notebook, or in one without ipywidgets.
+    warnings.simplefilter('ignore', TqdmWarning)
+    from tqdm.autonotebook import tqdm
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +42,8 @@ class Parser(argparse.ArgumentParser):
 def fail(message):
     """Prints an error that the user can fix, one sentence, to standard error; exit code 2."""
     print(f'error: {message}', file=sys.stderr)
-    sys.exit(2)
+    # An exit that has another exception behind it makes IPython 7 print both, and fail at that.
+    raise SystemExit(2) from None
 
 
 def run(program, args, prefixes):
@@ -148,13 +155,19 @@ def _open_null(number):
         os.close(null)
 
 
+def progress_bar(**options):
+    """Returns tqdm's bar: text on a terminal, a widget in a notebook, elsewhere one that is off."""
+    is_text = tqdm is std.tqdm
+    return tqdm(disable=is_text and not sys.stderr.isatty(), **options)
+
+
 class Progress:
-    """A progress bar on a terminal; elsewhere a line on standard error every ten seconds."""
+    """A progress_bar; where it is off, a line on standard error every ten seconds."""
 
     def __init__(self, total, unit):
         self.done, self.total, self.unit = 0, total, unit
         self.last_shown = time.monotonic()
-        self.bar = tqdm(total=total, unit=' ' + unit, disable=not sys.stderr.isatty())
+        self.bar = progress_bar(total=total, unit=' ' + unit)
 
     def __enter__(self):
         return self
@@ -172,6 +185,19 @@ class Progress:
             print(f'{self.done:,} of {self.total:,} {self.unit}', file=sys.stderr)
         else:
             self.bar.refresh()      # tqdm alone would wait if the wall clock was set back
+
+
+def path(text):
+    """An argparse type: a file or folder; `~` and `~user` at its start are home directories.
+
+    bash leaves them in `--out=~/faces`.
+    """
+    expanded = os.path.expanduser(text)
+    if expanded.startswith('~'):
+        user = text[1:].split(os.sep)[0]
+        raise argparse.ArgumentTypeError(f'{text}: no user is called {user}; for a name that '
+                                         f'begins with ~ write ./{text}')
+    return expanded
 
 
 def int_between(low, high=2 ** 31 - 1):
@@ -230,7 +256,7 @@ def addresses(text):
 
 def add_checkpoint(parser):
     """Adds the options that choose a generator, for checkpoint.find and sampler.Sampler."""
-    parser.add_argument('--ckpt', default='model/', metavar='PATH',
+    parser.add_argument('--ckpt', type=path, default='model/', metavar='PATH',
                         help='folder, prefix or file of a checkpoint (%(default)s)')
     parser.add_argument('--raw', action='store_true',
                         help="the weights themselves where the checkpoint holds their moving "
@@ -239,7 +265,7 @@ def add_checkpoint(parser):
 
 def add_data(parser, held='lfw/, celeba/ and the decoded arrays'):
     """Adds the options of datasets.find and cache.load that every program with photographs has."""
-    parser.add_argument('--data-dir', default='datasets', metavar='DIR',
+    parser.add_argument('--data-dir', type=path, default='datasets', metavar='DIR',
                         help=f'holds {held} (%(default)s)')
     parser.add_argument('--max-broken', type=fraction, default=0.01, metavar='X',
                         help='largest share of photographs that may be broken; in a small set a '

@@ -10,9 +10,8 @@ import sys
 import time
 
 import numpy as np
-from tqdm import tqdm
 
-from dcgan import pictures
+from dcgan import cli, pictures
 from dcgan.files import atomic_write
 
 LOSSES = ['step', 'epoch', 'images', 'seconds', 'd_loss', 'g_loss']       # columns of loss.csv
@@ -76,8 +75,8 @@ class Log:
                 os.remove(os.path.join(folder, GIF))
         # TensorBoard drops its records from this step on.
         self.events.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step + 1)
-        self.bar = tqdm(total=last_step, initial=step, disable=not sys.stderr.isatty(),
-                        bar_format='{desc} · {elapsed} < {remaining}')
+        self.bar = cli.progress_bar(total=last_step, initial=step,
+                                    bar_format='{desc} · {elapsed} < {remaining}')
         loss_rows, quality_rows = self.loss_table.rows, self.quality_table.rows
         self.start_time = time.monotonic() - (
             float(loss_rows[-1][LOSSES.index('seconds')]) if loss_rows else 0)

@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import warnings
 
 from dcgan import checkpoint, cli, signals
@@ -28,8 +29,11 @@ BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16'}                   # their names in 
 TENSOR_CORES = (7, 0)                                          # lowest compute capability with them
 # CUDA's list of usable GPUs, as a scheduler sets it, before set_up narrows it. None: all GPUs.
 CUDA_VISIBLE_DEVICES = os.environ.get('CUDA_VISIBLE_DEVICES')
+IS_TF_1 = sys.version_info < (3, 8)                            # known before it is imported
 # Words in TensorFlow's errors, of any type, that indicate a GPU that can't be used.
 GPU_FAULT = re.compile(r'\bcu[A-Z]|cuda|CUDA|Blas|DNN library|StreamExecutor|Dst tensor')
+# Of two threads that hide standard error at the same time, the second would put back the first's.
+HIDING = threading.RLock()
 
 
 def set_up(verbose=False, device=None, deterministic=False):
@@ -43,30 +47,28 @@ def set_up(verbose=False, device=None, deterministic=False):
     """
     # By default TensorFlow 2 uses oneDNN only on processors with AVX-512 VNNI. With AVX2 alone
     # (Zen 3, TensorFlow 2.21) a step takes six times as long without oneDNN.
+    is_late = 'tensorflow' in sys.modules and 'TF_ENABLE_ONEDNN_OPTS' not in os.environ
     if is_x86():
         os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '1')
     # Without this, the check for a GPU would take all of its memory.
     os.environ.setdefault('TF_FORCE_GPU_ALLOW_GROWTH', 'true')
     if device:
         os.environ['CUDA_VISIBLE_DEVICES'] = visible_device(device)
-    # Importing TensorFlow 2 imports Keras, which imports matplotlib: a quarter of the time. The
-    # older Keras, a separate package, does not cost this time.
-    os.environ.setdefault('TF_USE_LEGACY_KERAS', '1')
-    if verbose:
-        with delayed_signals():
-            import tensorflow.compat.v1 as tf
-    else:
+    if not verbose:
         os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.simplefilter('ignore', category)
-        # TensorFlow 1.15 reads the variable early enough. Its standard error stays visible: it may
-        # report that the processor is too old before it aborts.
-        is_tf_1 = sys.version_info < (3, 8)
-        with delayed_signals(), contextlib.nullcontext() if is_tf_1 else hidden_stderr():
-            import tensorflow.compat.v1 as tf
+    # TensorFlow 1.15 reads the variable early enough. Its standard error stays visible: it may
+    # report that the processor is too old before it aborts.
+    with delayed_signals(), without_keras(), (
+            contextlib.nullcontext() if verbose or IS_TF_1 else hidden_stderr()):
+        import tensorflow.compat.v1 as tf
+    if not verbose:
         tf.logging.set_verbosity(tf.logging.ERROR)
     tf.disable_v2_behavior()
     tf.enable_resource_variables()
+    if is_late:
+        warn_without_onednn()
     if deterministic and hasattr(tf.config.experimental, 'enable_op_determinism'):
         tf.config.experimental.enable_op_determinism()
     if device not in (None, 'cpu') and not has_gpu():
@@ -157,6 +159,15 @@ def has_onednn():
     return is_x86() and test_util.IsMklEnabled() and not has_gpu()
 
 
+def warn_without_onednn():
+    """Reports that TensorFlow 2 was imported too early for set_up to switch oneDNN on."""
+    from tensorflow.python.framework import test_util
+    if is_x86() and not IS_TF_1 and not test_util.IsMklEnabled() and not has_gpu():
+        print('TensorFlow was imported before the program set it up, so it computes without '
+              'oneDNN, up to six times slower; in a new process or kernel, start the program first',
+              file=sys.stderr)
+
+
 def conv_precision(precision, plain=False):
     """The precision to tune convolutions for, or None for TensorFlow's own kernels.
 
@@ -224,15 +235,32 @@ def delayed_signals():
 
 
 @contextlib.contextmanager
+def without_keras():
+    """Keeps TensorFlow 2 from importing Keras in the block.
+
+    Keras imports matplotlib, and takes a quarter of the time. The older Keras, a separate package,
+    is not imported at once. After the block `tf.keras` is the current Keras, in a notebook.
+    """
+    name = 'TF_USE_LEGACY_KERAS'
+    is_set = name in os.environ
+    os.environ.setdefault(name, '1')
+    try:
+        yield
+    finally:
+        if not is_set:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
 def hidden_stderr():
     """Hides the messages of C++ code on standard error, unless the block raises.
 
     TensorFlow 2.21 logs before it reads TF_CPP_MIN_LOG_LEVEL. During its import only replacing the
-    file descriptor helps.
+    file descriptor helps. It belongs to the whole process: other threads' messages are hidden too.
     """
-    sys.stderr.flush()
-    original = os.dup(2)
-    with tempfile.TemporaryFile() as captured:
+    with HIDING, tempfile.TemporaryFile() as captured:
+        sys.stderr.flush()
+        original = os.dup(2)
         os.dup2(captured.fileno(), 2)
         try:
             yield

@@ -51,7 +51,7 @@ def _table(on_resume, group, *rows):
 
 OPTIONS = _table(
     SAME, PHOTOGRAPHS,
-    ('dataset', 'lfw', str, None,
+    ('dataset', 'lfw', cli.path, None,
      'lfw, celeba, toy or any folder of images (lfw; with --resume the dataset of the run there)'),
     ('image_size', 64, IMAGE_SIZES, None, 'pixels a side (%(default)s)'),
     ('crop', None, _int(0), 'N',
@@ -129,7 +129,7 @@ OPTIONS = _table(
     ('workers', 1, _int(1), None, None),
 ) + _table(
     KEPT, RUN,
-    ('samples_dir', None, str, 'DIR',
+    ('samples_dir', None, cli.path, 'DIR',
      'folder for sheets, samples.gif, loss.csv, quality.csv, their curves and events/ '
      '(samples/dcgan_<dataset>)'),
     ('log_every', 10, _int(1), 'N', 'steps between rows of loss.csv (%(default)s)'),
@@ -192,6 +192,8 @@ def is_possible(option, value):
         return isinstance(value, type(option.default))
     if isinstance(option.kind, tuple):
         return isinstance(value, type(option.kind[0])) and value in option.kind
+    if option.kind is cli.path:     # `~` is expanded on the command line alone
+        return isinstance(value, str) and value != ''
     is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
     text = ','.join(value) if is_list else str(value)
     try:

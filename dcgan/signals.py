@@ -3,6 +3,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 
 
 def _existing(*names):
@@ -18,7 +19,15 @@ KEPT_IGNORED = _existing('SIGHUP', 'SIGUSR1', 'SIGUSR2')
 
 @contextlib.contextmanager
 def handled(numbers, handler):
-    """Calls handler(number) for these signals within the block, in the main thread."""
+    """Calls handler(number) for these signals within the block, in the main thread.
+
+    In another thread the signals stay as they are: Python sets and calls handlers in the main one
+    only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
     def handle(number, frame):
         if number == getattr(signal, 'SIGHUP', None):
             leave_terminal()

@@ -1,5 +1,8 @@
 """Puts the project and tests/golden on the path, sets TensorFlow up, and has shared fixtures."""
+import argparse
+import glob
 import os
+import runpy
 import signal
 import sys
 
@@ -46,6 +49,30 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: SLOW.index(item.fspath.basename)
                if item.fspath.basename in SLOW else len(SLOW))
+
+
+@pytest.fixture(scope='session')
+def parsers():
+    """{program: its argparse parser}; each program is run only up to its parser."""
+    by_program = {}
+
+    def record(parser, *_):
+        by_program[program] = parser
+        sys.exit()
+
+    paths = [path for folder in ('.', 'benchmarks', 'web')
+             for path in sorted(glob.glob(os.path.join(ROOT, folder, '*.py')))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, 'parse_known_args', record)
+        patch.setattr(sys, 'path', list(sys.path))
+        for path in paths:
+            with open(path, encoding='utf-8') as f:
+                is_program = "__name__ == '__main__'" in f.read()
+            if is_program:
+                program = os.path.relpath(path, ROOT)
+                with pytest.raises(SystemExit):
+                    runpy.run_path(path, run_name='__main__')
+    return by_program
 
 
 @pytest.fixture(scope='session')

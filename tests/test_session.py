@@ -63,6 +63,22 @@ def test_onednn_is_used_on_every_x86_processor():
     assert subprocess.check_output([sys.executable, '-c', program], env=environment) == b'True\n'
 
 
+@pytest.mark.parametrize('is_set, is_on', [(False, False), (False, True), (True, False)])
+def test_an_import_of_tensorflow_too_early_for_onednn_is_reported(monkeypatch, capsys, is_set,
+                                                                  is_on):
+    gpu(monkeypatch, None)
+    monkeypatch.setattr(platform, 'machine', lambda: 'x86_64')
+    monkeypatch.setattr(test_util, 'IsMklEnabled', lambda: is_on)
+    monkeypatch.setenv('TF_ENABLE_ONEDNN_OPTS', '1')
+    if not is_set:
+        monkeypatch.delenv('TF_ENABLE_ONEDNN_OPTS')
+    session.set_up()
+    sentence = ('TensorFlow was imported before the program set it up, so it computes without '
+                'oneDNN, up to six times slower; in a new process or kernel, start the program '
+                'first\n')
+    assert capsys.readouterr().err == ('' if is_set or is_on or TF1 else sentence)
+
+
 @pytest.mark.skipif(TF1, reason='no bfloat16 in TensorFlow 1.15')
 def test_without_onednn_there_is_no_bfloat16():
     program = ('from dcgan import session; session.set_up(); '

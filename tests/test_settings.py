@@ -32,6 +32,13 @@ def test_saved_values_that_the_command_line_accepts_are_accepted():
         'from_a_newer_version': object()})
 
 
+def test_a_saved_path_stays_as_it_is():
+    saved = {'dataset': '~/photographs', 'samples_dir': '~'}    # of a folder that is called `~`
+    settings.check_saved(saved)
+    assert settings.merge({}, 'original', {**DEFAULTS, **saved}, 'x')['dataset'] == '~/photographs'
+    assert settings.merge_schedule({}, saved)['samples_dir'] == '~'
+
+
 @pytest.mark.parametrize('loss', settings.LOSSES)
 def test_presets_hold_possible_values_of_known_options(loss):
     for preset in (settings.LOSSES[loss], *settings.RECIPES.values()):

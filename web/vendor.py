@@ -30,9 +30,10 @@ FILES = {'package/dist/ort.wasm.bundle.min.mjs': 'onnxruntime.js',
 
 def main(argv=None):
     parser = cli.Parser(description=__doc__.split('\n')[0])
-    parser.add_argument('package', nargs='?', metavar='FILE', help='the package, else npm gets it')
-    parser.add_argument('--out', default=os.path.join(HERE, 'vendor'), metavar='FOLDER',
-                        help='(%(default)s)')
+    parser.add_argument('package', type=cli.path, nargs='?', metavar='FILE',
+                        help='the package, else npm gets it')
+    parser.add_argument('--out', type=cli.path, default=os.path.join(HERE, 'vendor'),
+                        metavar='FOLDER', help='(%(default)s)')
     return cli.run(vendor, parser.parse_args(argv), {})
 
 
