@@ -91,36 +91,35 @@ def square(image, image_size, crop=0, reference=0):
     """
     shorter = min(image.size)
     side = min(shorter, crop_of(shorter, crop, reference) or shorter)
-    if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        _draft(image)
-        side = round(side * min(image.size) / shorter)
-    image.load()
-    profile = image.info.get('icc_profile')
-    image = _upright(image)
+    image = upright(image)
+    side = round(side * min(image.size) / shorter)      # a large JPEG is smaller now
     width, height = image.size
     left, top = (width - side) // 2, (height - side) // 2
     if (width, height) != (side, side):
         image = image.crop((left, top, left + side, top + side))
-    if image.mode.startswith('I'):
-        grey = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((grey.clip(0, 65535) >> 8).astype(np.uint8))
-    if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
-        image = image.convert('RGBA')
-        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
-    if image.mode not in MANAGED_MODES:
-        image = image.convert('RGB')
-    transform = _to_srgb(profile, image.mode)
-    if image.mode != 'RGB' and not transform:
-        image = image.convert('RGB')
-    image = image.resize((image_size, image_size), Image.BILINEAR)
-    if transform:
-        image = ImageCms.applyTransform(image, transform)
-    return np.asarray(image)
+    return np.asarray(to_rgb(image).resize((image_size, image_size), Image.BILINEAR))
 
 
 def crop_of(shorter, crop, reference):
     """Returns the crop in pixels of an image with this shorter side, which may be smaller."""
     return round(crop * shorter / reference) if reference else crop
+
+
+def upright(image):
+    """Decodes an image and returns it as its EXIF orientation says, if EXIF can be read.
+
+    A JPEG of more than Pillow's limit of 89 million pixels is decoded at 1/2 or 1/4 of its size.
+    """
+    if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        _draft(image)
+    image.load()
+    if image.format == 'TIFF':          # Pillow has turned it already
+        return image
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:           # Pillow raises many types on malformed EXIF
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in tuple(UPRIGHT) else image
 
 
 def _draft(image):
@@ -137,15 +136,21 @@ def _draft(image):
             f'{image.width * image.height} pixels are more than {Image.MAX_IMAGE_PIXELS}')
 
 
-def _upright(image):
-    """Returns the image as its EXIF orientation says; as it is if EXIF can't be read."""
-    if image.format == 'TIFF':          # Pillow has turned it already
-        return image
-    try:
-        orientation = image.getexif().get(ORIENTATION)
-    except Exception:           # Pillow raises many types on malformed EXIF
-        return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in tuple(UPRIGHT) else image
+def to_rgb(image):
+    """Returns an image as 8-bit sRGB; transparency becomes white."""
+    profile = image.info.get('icc_profile')
+    if image.mode.startswith('I'):
+        grey = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((grey.clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+    if image.mode not in MANAGED_MODES:
+        image = image.convert('RGB')
+    transform = _to_srgb(profile, image.mode)
+    if transform:
+        return ImageCms.applyTransform(image, transform)
+    return image if image.mode == 'RGB' else image.convert('RGB')
 
 
 @functools.lru_cache(maxsize=16)
