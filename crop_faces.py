@@ -112,7 +112,7 @@ def crop_photograph(detector, source, name, out, stem):
         return [[name, '', '', f'{BROKEN} ({type(error).__name__}: {error})']]
     rows = []
     for points in find_faces(detector, image):
-        width = round(SIZE[0] / abs(similarity(points, PLACES)[0]))
+        width = int(round(SIZE[0] / abs(similarity(points, PLACES)[0])))
         if width < SMALLEST:
             rows.append([name, '', width, TOO_SMALL])
             continue
@@ -133,7 +133,7 @@ def find_faces(detector, image):
     small = image.copy()
     small.thumbnail((DETECTION_SIDE, DETECTION_SIDE))
     # After index, box and score: x of left eye, right eye, nose and the mouth's corners, then y.
-    found = detector(np.asarray(small)).reshape(-1, 16) * (image.width / small.width)
+    found = detector(np.asarray(small)).reshape(-1, 16) * (max(image.size) / max(small.size))
     left, right, _, mouth_left, mouth_right = (found[:, 6:11] + 1j * found[:, 11:16]).T
     faces = np.stack([left, right, (mouth_left + mouth_right) / 2], axis=1)
     return sorted(faces, key=lambda points: abs(similarity(points, PLACES)[0]))
@@ -165,8 +165,8 @@ def cut(image, points):
 
 def padded(image, corners):
     """Returns the part of an image around corners, edges repeated, and its top left point."""
-    low = np.floor([corners.real.min(), corners.imag.min()]).astype(int) - 2
-    high = np.ceil([corners.real.max(), corners.imag.max()]).astype(int) + 2
+    low = np.floor([corners.real.min(), corners.imag.min()]).astype(int)
+    high = np.ceil([corners.real.max(), corners.imag.max()]).astype(int)
     columns, rows = (np.arange(start, end).clip(0, size - 1)
                      for start, end, size in zip(low, high, image.size))
     part = image.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))

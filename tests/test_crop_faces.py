@@ -1,4 +1,5 @@
 """crop_faces.py: where eyes and mouth come to lie, what is left out, and that files stay safe."""
+import errno
 import importlib.util
 import os
 import re
@@ -32,18 +33,22 @@ def photograph(tmp_path, monkeypatch):
 
     def detect(image):
         faces = faces_by_size[image.shape[1::-1]]
-        points = np.array(faces).reshape(-1, 3)[:, [0, 1, 0, 2, 2]]
+        left, right, mouth = np.array(faces).reshape(-1, 3).T
+        points = np.stack([left, right, left, mouth - 9, mouth + 9], axis=1)
         return np.concatenate([np.zeros((len(points), 6)), points.real, points.imag], axis=1)
 
     def write(name, size, *faces, **options):
         image = Image.new('RGB', size, 'gray')
         for points in faces:
+            radius = int(4 * abs(points[1] - points[0]) / 38)
             for point, color in zip(points, (RED, GREEN, BLUE)):
                 x, y = int(point.real), int(point.imag)
-                image.paste(color, (x - 6, y - 6, x + 7, y + 7))
+                image.paste(color, (x - radius, y - radius, x + radius + 1, y + radius + 1))
         (folder / name).parent.mkdir(exist_ok=True)
         image.save(str(folder / name), **options)
-        faces_by_size[size] = faces
+        shrink = min(1, crop_faces.DETECTION_SIDE / max(size))
+        faces_by_size[tuple(round(side * shrink) for side in size)] = [
+            points * shrink for points in faces]
         return folder / name
 
     monkeypatch.setattr(crop_faces, 'load_detector', lambda: detect)
@@ -68,10 +73,12 @@ def assert_marks_at_places(picture):
         assert np.abs(near - color).max() < 60, (point, near)
 
 
-@pytest.mark.parametrize('face', [placed(1, 0, 50 + 40j), placed(2.5, 25, 200 + 60j),
-                                  placed(0.7, -40, 100 + 200j), placed(1, 180, 350 + 350j)])
-def test_eyes_and_mouth_come_to_lie_where_celeba_has_them(photograph, tmp_path, face):
-    photograph('a.png', (700, 600), face)
+@pytest.mark.parametrize('size, face', [
+    ((700, 600), placed(1, 0, 50 + 40j)), ((700, 600), placed(2.5, 25, 200 + 60j)),
+    ((700, 600), placed(0.7, -40, 100 + 200j)), ((700, 600), placed(1, 180, 350 + 350j)),
+    ((1536, 2048), placed(4.3, 15, 600 + 300j))])
+def test_eyes_and_mouth_come_to_lie_where_celeba_has_them(photograph, tmp_path, size, face):
+    photograph('a.png', size, face)
     crop(tmp_path)
     assert_marks_at_places(pixels(tmp_path / 'out' / 'a_0.png'))
 
@@ -90,7 +97,14 @@ def test_beyond_the_edge_the_last_pixels_are_repeated():
     assert (picture == picture[:, :1]).all()
 
 
+def test_a_picture_has_no_rim():
+    white = Image.new('RGB', (300, 250), 'white')
+    for scale in (0.4, 1, 1.9, 3.7):
+        assert np.asarray(crop_faces.cut(white, placed(scale, 17, 30 - 20j))).min() == 255
+
+
 def test_faces_of_one_photograph_are_numbered_the_largest_first(photograph, tmp_path):
+    (tmp_path / 'out').mkdir()          # an empty folder is as good as none
     photograph('group/a.jpg', (900, 800), placed(1, 0, 50 + 50j), placed(2, 0, 400 + 300j))
     crop(tmp_path)
     assert [(name, int(width)) for name, width in
@@ -139,6 +153,31 @@ def test_second_run_takes_new_photographs_only(photograph, tmp_path):
     assert (tmp_path / 'out' / 'b_0.png').stat().st_mtime_ns == before.st_mtime_ns
     out, _ = crop(tmp_path)
     assert out.startswith('out: 3 photographs are in faces.csv already, 0 are new\n')
+
+
+def test_a_photograph_is_in_the_table_before_the_next_is_read(photograph, tmp_path, monkeypatch):
+    for number in range(3):
+        photograph(f'{number}.png', (700 + number, 600), placed(1, 0, 50 + 40j))
+    read, done = crop_faces.read, []
+
+    def recorded(*photograph):
+        done.append([name for name, *_ in table(tmp_path)])
+        return read(*photograph)
+
+    monkeypatch.setattr(crop_faces, 'read', recorded)
+    crop(tmp_path)
+    assert done == [[], ['0.png'], ['0.png', '1.png']]
+
+
+def test_a_fault_of_the_machine_is_not_taken_for_a_broken_file(photograph, tmp_path, monkeypatch):
+    photograph('a.png', (700, 600), placed(1, 0, 50 + 40j))
+
+    def fail(*photograph):
+        raise OSError(errno.EMFILE, 'Too many open files', 'a.png')
+
+    monkeypatch.setattr(crop_faces, 'read', fail)
+    _, err = crop(tmp_path, code=2)
+    assert err == 'error: a.png: Too many open files\n' and table(tmp_path) == []
 
 
 def test_run_continues_after_a_kill_within_a_row(photograph, tmp_path):
