@@ -5,7 +5,7 @@ import re
 import structure
 from conftest import ROOT
 
-PROGRAMS = {'download_lfw', 'train', 'generate', 'evaluate', 'export', 'classify'}
+PROGRAMS = {'download_lfw', 'crop_faces', 'train', 'generate', 'evaluate', 'export', 'classify'}
 WITHOUT_TENSORFLOW = {'settings', 'files', 'cli', 'signals', 'augment', 'batches', 'photographs',
                       'celeba', 'toy', 'datasets', 'cache', 'metadata', 'metrics', 'pictures',
                       'archives'}
