@@ -157,8 +157,7 @@ def _open_null(number):
 
 def progress_bar(**options):
     """Returns tqdm's bar: text on a terminal, a widget in a notebook, elsewhere one that is off."""
-    is_text = tqdm is std.tqdm
-    return tqdm(disable=is_text and not sys.stderr.isatty(), **options)
+    return tqdm(disable=tqdm is std.tqdm and not sys.stderr.isatty(), **options)
 
 
 class Progress:

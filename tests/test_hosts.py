@@ -2,7 +2,12 @@
 import collections
 import concurrent.futures
 import contextlib
+import http.client
+import http.server
+import io
 import os
+import queue
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +15,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import sampler
 from conftest import ROOT, TF1, costly
@@ -194,6 +200,33 @@ def test_a_program_runs_in_a_thread(tmp_path):
         out, err = pool.submit(run_here, 'generate.py', '--ckpt', TINY, '--num', 4,
                                cwd=tmp_path).result()
     assert out.endswith('samples/faces_seed0.png\n') and err == ''
+
+
+def test_the_server_in_the_page_serves_faces(monkeypatch):
+    with open(os.path.join(ROOT, 'docs', 'drawing.md'), encoding='utf-8') as f:
+        program, = re.findall(r'^```python\n(.*?)^```', f.read(), re.DOTALL | re.MULTILINE)
+    servers, variables = queue.Queue(), {}
+
+    class Server(http.server.ThreadingHTTPServer):
+        def __init__(self, address, handler):
+            super().__init__((address[0], 0), handler)      # the page's port may be taken
+            servers.put(self)
+
+    def get(seed):
+        connection = http.client.HTTPConnection(*server.server_address, timeout=60)
+        connection.request('GET', f'/{seed}')
+        return np.asarray(Image.open(io.BytesIO(connection.getresponse().read())))
+
+    monkeypatch.setattr(http.server, 'ThreadingHTTPServer', Server)
+    monkeypatch.chdir(ROOT)
+    thread = threading.Thread(target=exec, args=(program, variables), daemon=True)
+    thread.start()
+    server = servers.get(timeout=120)
+    with variables['faces'] as faces, server, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for seed, image in enumerate(pool.map(get, range(8))):
+            assert np.array_equal(image, next(faces.draw_many(seed, 1))[0])
+        server.shutdown()
+    thread.join()
 
 
 def test_signals_are_left_alone_in_a_thread():

@@ -9,10 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 
 import numpy as np
 import pytest
+import requests
 import tensorflow.compat.v1 as tf
 from PIL import Image
 from tensorboard.backend.event_processing import event_accumulator
@@ -76,6 +78,42 @@ def test_tensorboard_reads_the_events(home):
                                                      'ms_ssim', 'swd']
     assert [event.step for event in accumulator.Scalars('loss_d')] == [2, 4, 6]
     assert [event.step for event in accumulator.Images('samples')] == [3, 6]
+
+
+@pytest.fixture
+def tensorboard():
+    """The command, as pip installed it beside this Python."""
+    return os.path.join(sysconfig.get_path('scripts'), 'tensorboard')
+
+
+def test_the_command_tensorboard_inspects_a_run(tensorboard, home):
+    out = subprocess.check_output([tensorboard, '--inspect', '--logdir', str(home / 'samples')],
+                                  stderr=subprocess.STDOUT, timeout=120, text=True)
+    assert 'loss_d' in out and 'samples' in out
+
+
+def test_the_command_tensorboard_serves_a_run(tensorboard, home):
+    process = subprocess.Popen([tensorboard, '--logdir', str(home / 'samples'), '--host',
+                                '127.0.0.1', '--port', '0'], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    try:
+        out = ''
+        while ' at http' not in out:
+            line = process.stdout.readline()
+            assert line, out            # it has ended
+            out += line
+        address = re.search(r'http://127\.0\.0\.1:\d+/', out)[0]
+        for _ in range(120):            # it reads the events while it serves
+            tags = requests.get(f'{address}data/plugin/scalars/tags', timeout=10).json()
+            if tags:
+                break
+            time.sleep(0.5)
+        run, = tags.values()
+        assert {'loss_d', 'loss_g', 'swd', 'ms_ssim'} <= set(run)
+        assert requests.get(address, timeout=10).text.startswith('<!doctype html>')
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(home, toy, tmp_path):
