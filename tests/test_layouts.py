@@ -228,9 +228,10 @@ def test_a_set_of_broken_photographs_alone_is_refused(tmp_path):
 
 # what is in a file
 
-def exif_of(tag, kind, value):
-    """EXIF with one tag: big-endian, one entry of this kind whose value is 4 bytes."""
-    return b'MM\0*\0\0\0\x08\0\x01' + struct.pack('>HHI', tag, kind, 1) + value + b'\0\0\0\0'
+def exif(*entries):
+    """EXIF with tags (number, type, 4 bytes), one value each, big-endian."""
+    return b'Exif\0\0MM\0*\0\0\0\x08' + struct.pack('>H', len(entries)) + b''.join(
+        struct.pack('>HHI', tag, kind, 1) + value for tag, kind, value in entries) + b'\0\0\0\0'
 
 
 def png_with(kind, body):
@@ -241,18 +242,16 @@ def png_with(kind, body):
             + struct.pack('>I', zlib.crc32(chunk)) + whole[33:])
 
 
+UPSIDE_DOWN = (0x0112, 3, b'\0\3\0\0')
 MALFORMED_EXIF = {
     'a bad TIFF header in a PNG.png': png_with(b'eXIf', b'XX\0*\0\0\0\x08'),
-    'a bad IFD in a JPEG.jpg': content(exif=b'Exif\0\0MM\0*\0\0\xff\xff'),
-    'a directory cut off.jpg': content(exif=b'Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12\0\x03'),
-    'an orientation of a wrong type.jpg': content(
-        exif=b'Exif\0\0' + exif_of(0x0112, 2, b'abc\0')),
-    'a tag of a wrong type and orientation 3.jpg': content(exif=b'Exif\0\0' + (
-        b'MM\0*\0\0\0\x08\0\x02' + struct.pack('>HHI', 0x0112, 3, 1) + b'\0\x03\0\0'
-        + struct.pack('>HHI', 0x9286, 3, 1) + b'\0\x01\0\0' + b'\0\0\0\0')),
-    'an offset beyond the file.jpg': content(exif=b'Exif\0\0' + (
-        b'MM\0*\0\0\0\x08\0\x02' + struct.pack('>HHI', 0x0112, 3, 1) + b'\0\x01\0\0'
-        + struct.pack('>HHII', 0x010f, 2, 4000, 70000) + b'\0\0\0\0')),
+    'no directory in a JPEG.jpg': content(exif=b'Exif\0\0MM\0*\0\0\xff\xff'),
+    'a directory cut off.jpg': content(exif=exif(UPSIDE_DOWN)[:20]),
+    'a directory at a negative place.jpg': content(
+        exif=exif(UPSIDE_DOWN, (0x8769, 9, b'\xff\xff\xff\xff'))),
+    'a tag of a wrong type.jpg': content(exif=exif((0x0102, 4, b'\0\1\0\0'), UPSIDE_DOWN)),
+    'text for a number.jpg': content(exif=exif(UPSIDE_DOWN, (0x011a, 2, b'abc\0'))),
+    'an orientation of a wrong type.jpg': content(exif=exif((0x0112, 2, b'abc\0'))),
 }
 
 
