@@ -239,7 +239,7 @@ def without_keras():
     """Keeps TensorFlow 2 from importing Keras in the block.
 
     Keras imports matplotlib, and takes a quarter of the time. The older Keras, a separate package,
-    is not imported at once. After the block `tf.keras` is the current Keras, in a notebook.
+    is not imported at once. After the block `tf.keras` works, which a notebook may use.
     """
     name = 'TF_USE_LEGACY_KERAS'
     is_set = name in os.environ

@@ -37,8 +37,8 @@ costly = pytest.mark.skipif(
 
 # Files that take minutes, the longest first: begun last, one of them would run alone at the end.
 SLOW = ['test_cluster.py', 'test_programs.py', 'test_faults.py', 'test_parity.py', 'test_graph.py',
-        'test_resume.py', 'test_evaluate.py', 'test_attributes.py', 'test_streams.py',
-        'test_recorder.py', 'test_notebook.py', 'test_tf115.py']
+        'test_resume.py', 'test_evaluate.py', 'test_attributes.py', 'test_hosts.py',
+        'test_notebook.py', 'test_streams.py', 'test_recorder.py', 'test_tf115.py']
 
 
 def pytest_configure(config):
