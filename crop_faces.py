@@ -27,9 +27,9 @@ from dcgan import cli, datasets, files, photographs, session
 from dcgan.photographs import EXHAUSTED, DataError
 
 SIZE = 178, 218         # width and height of CelebA's aligned images
-# Where they have the left eye, the right eye and the middle of the mouth's corners: means of 300
-# rows of list_landmarks_align_celeba.txt. A point is complex, x + iy. Then a similarity transform,
-# which rotates, scales and shifts, is z -> a z + b.
+# Where they have the left eye, the right eye and the middle of the mouth's corners: means of the
+# first 300 rows (mouth: 50) of list_landmarks_align_celeba.txt. A point is complex, x + iy. Then a
+# similarity transform, which rotates, scales and shifts, is z -> a z + b.
 PLACES = np.array([69.3 + 111.2j, 107.6 + 111.2j, 88.4 + 152.2j])
 SMALLEST = 64           # fewest pixels of a photograph across a picture's width
 # Of 184 finds in 150 photographs of LFW five had a lower score, and none of these was a good face.
