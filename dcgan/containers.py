@@ -41,7 +41,7 @@ class Folder:
             return True
         name = os.path.basename(place)
         if SYSTEM_FOLDER.fullmatch(name):
-            if name[0] != '.' or name == '..':
+            if name[0] != '.':
                 self.excluded[place] = "a system's folder"
             return False
         if RECORDS in names:
