@@ -12,8 +12,10 @@ from dcgan import photographs
 from dcgan.cli import printable
 from dcgan.photographs import EXHAUSTED, DataError
 
-# Folders of operating systems, file servers and archivers.
-SYSTEM_FOLDER = re.compile(r'[.@$#].*|__MACOSX|lost\+found|System Volume Information', re.I)
+# Folders of operating systems, file servers and archivers; a person's may be `#selfies` or `@anna`.
+SYSTEM_FOLDER = re.compile(
+    r'\..*|__MACOSX|\$RECYCLE\.BIN|System Volume Information|lost\+found|@eaDir|@Recycle|@__thumb|'
+    r'@Recently-Snapshot|#recycle|#snapshot', re.I)
 # train.py keeps this table beside its sheets: they are no photographs.
 RECORDS = 'loss.csv'
 
