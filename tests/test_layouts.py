@@ -185,7 +185,9 @@ def test_files_that_are_no_images_are_counted_by_ending(tmp_path):
 def test_folders_of_systems_and_records_of_trainings_are_left_out(tmp_path):
     folder = put(tmp_path / 'faces', {
         'a.jpg': content(), '@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg': content(),
-        '$RECYCLE.BIN/b.jpg': content(), '#recycle/c.jpg': content(), '#selfies/d.jpg': content(), '__MACOSX/._a.jpg': b'', '.thumbnails/a.jpg': content(),
+        '$RECYCLE.BIN/b.jpg': content(),
+        '#recycle/c.jpg': content(), '#selfies/d.jpg': content(), '__MACOSX/._a.jpg': b'',
+        '.thumbnails/a.jpg': content(),
         'samples/dcgan_faces/step_000200.png': content('PNG'),
         'samples/dcgan_faces/loss.csv': 'step,epoch\n'})
     source = datasets.find(str(folder))
