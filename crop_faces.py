@@ -47,6 +47,8 @@ def main(argv=None):
 def crop_faces(args):
     check_folders(args.folder, args.out)
     source = datasets.find(os.path.abspath(args.folder))    # a path is never a known set's name
+    for note in source.notes:
+        print(note)
     path = os.path.join(args.out, TABLE)
     done = {row['photograph'] for row in read_table(path)}
     names = [name for name in source.names if name not in done]

@@ -117,12 +117,14 @@ def test_what_is_left_out_is_reported_with_the_reason(photograph, tmp_path):
     photograph('a.png', (700, 600), placed(1, 0, 50 + 40j), placed(0.3, 0, 400 + 40j))
     photograph('b.png', (500, 400))
     (photograph.folder / 'c.jpg').write_bytes(b'no image')
+    (photograph.folder / 'd.mp4').write_bytes(b'film')
     out, err = crop(tmp_path)
     broken = table(tmp_path)[3]
     assert table(tmp_path)[:3] == [('a.png', 'a_0.png', ''), ('a.png', '', 'too small'),
                                    ('b.png', '', 'no face')]
     assert broken[:2] == ('c.jpg', '') and broken[2].startswith('broken (UnidentifiedImageError: ')
     assert out.splitlines() == [
+        f'found 2 .png, 1 .jpg in {photograph.folder}', 'left out: 1 .mp4',
         'left out, no face: 1 (b.png)', 'left out, too small: 1 (a.png)',
         'left out, broken: 1 (c.jpg)', 'out: 1 faces from 3 photographs, listed in faces.csv',
         'python train.py --dataset out']
@@ -148,11 +150,11 @@ def test_second_run_takes_new_photographs_only(photograph, tmp_path):
     before = (tmp_path / 'out' / 'b_0.png').stat()
     photograph('c.png', (702, 600), placed(1, 0, 50 + 40j))
     out, _ = crop(tmp_path)
-    assert out.startswith('out: 2 photographs are in faces.csv already, 1 are new\n')
+    assert out.splitlines()[1] == 'out: 2 photographs are in faces.csv already, 1 are new'
     assert sorted(os.listdir(str(tmp_path / 'out'))) == ['b_0.png', 'c_0.png', 'faces.csv']
     assert (tmp_path / 'out' / 'b_0.png').stat().st_mtime_ns == before.st_mtime_ns
     out, _ = crop(tmp_path)
-    assert out.startswith('out: 3 photographs are in faces.csv already, 0 are new\n')
+    assert out.splitlines()[1] == 'out: 3 photographs are in faces.csv already, 0 are new'
 
 
 def test_a_photograph_is_in_the_table_before_the_next_is_read(photograph, tmp_path, monkeypatch):
