@@ -51,7 +51,8 @@ def opened(args, source, given):
         saved = read_metadata(prefix) if prefix else {}
         vars(args).update(settings.merge_schedule(given, saved.get('schedule', {})))
         samples_dir = args.samples_dir or os.path.join('samples', name)
-        if os.path.realpath(samples_dir) == os.path.realpath(source.folder):
+        if os.path.realpath(samples_dir) in [
+                os.path.realpath(container.path) for container in source.containers]:
             cli.fail(f'--samples-dir {samples_dir}: holds the photographs; the run would be '
                      'trained on its own sheets')
         if writes:

@@ -134,3 +134,7 @@ def test_a_run_is_not_trained_on_its_own_sheets(tmp_path):
     assert 'left out: faces/sheets, records of a training' in out and '1 done of 2' in out
     assert 'holds the photographs; the run would be trained on its own sheets' in refused_here(
         'train.py', *options, '--samples-dir', 'faces', '--max-steps', 2, cwd=tmp_path)
+
+
+def test_a_folder_called_toy_may_hold_the_records_of_the_toy_set(tmp_path):
+    run_here('train.py', *TOY, '--samples-dir', 'toy', '--dry-run', cwd=tmp_path)
