@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from dcgan.photographs import DataError
+from dcgan.photographs import EXHAUSTED, DataError
 
 ENDINGS = ('.txt', '.csv', '.tsv')
 PARTS = ('0', '1', '2')                 # train, valid, test
@@ -120,10 +120,20 @@ def _labels_and_rows(found):
     return heading[1 if has_name_column else 0:], itertools.chain(first, rows)
 
 
+def _opened(found):
+    """Opens a list for reading bytes; DataError if it can't be read."""
+    container, name = found
+    try:
+        return container.open(name)
+    except Exception as error:      # a zip's member may be encrypted, or damaged in any other way
+        if getattr(error, 'errno', None) in EXHAUSTED:
+            raise
+        raise DataError(f"{path_of(found)}: can't be read ({error})") from None
+
+
 def _rows(found):
     """Yields (line number, fields) of the lines that are not empty; fields[0] names a file."""
-    container, name = found
-    with container.open(name) as file:
+    with _opened(found) as file:
         start = file.read(2)
         file.seek(0)
         encoding = 'utf-16' if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else 'utf-8-sig'
