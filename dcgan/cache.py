@@ -76,8 +76,8 @@ def load(source, image_size, crop=None, data_dir='datasets', at_least=1, max_bro
               f'than the crop of {crop} pixels; their largest square is taken', file=sys.stderr)
     if description['resized']:
         print(f'{source.folder}: {description["resized"]:,} of {count:,} photographs have another '
-              f'size than {source.name}, whose shorter side is {source.side} pixels; the crop of '
-              f'{crop} pixels is scaled with the size', file=sys.stderr)
+              f'size than {source.name}, whose shorter side is {source.reference} pixels; the crop '
+              f'of {crop} pixels is scaled with the size', file=sys.stderr)
     if count < at_least:
         raise DataError(f'{source.folder}: {count:,} photographs are too few: at least '
                         f'{at_least} are needed')
@@ -129,16 +129,16 @@ def _read_description(path):
 
 def _write_array(source, path, image_size, crop, max_broken):
     """Decodes all photographs to path, on all cores; returns the description beside it."""
-    side = source.side if crop == source.crop else 0
+    reference = source.reference if crop == source.crop else 0
 
     def decode(name):
         try:
             with source.read(name) as image:
                 shorter = min(image.size)
-                pixels = square(image, image_size, crop, side)
-            if shorter < crop_of(shorter, crop, side):
+                pixels = square(image, image_size, crop, reference)
+            if shorter < crop_of(shorter, crop, reference):
                 smaller.append(name)
-            if side and shorter != side:
+            if reference and shorter != reference:
                 resized.append(name)
             return pixels
         except Exception as error:      # any error of Pillow means that the file is broken

@@ -67,6 +67,11 @@ class Folder:
         photographs.check_size(status.st_size)
         return open(path, 'rb')
 
+    def read_start(self, name, count):
+        """Returns the first bytes of a file."""
+        with self.open(name) as f:
+            return f.read(count)
+
     def stamp(self, name):
         """Returns (size, time, mode) of a file, by which a change is noticed; () on failure."""
         try:
@@ -92,8 +97,7 @@ class Zip:
                     else 'no zip archive, or only a part of one')
             raise DataError(f'{path} is {kind}; fetch it again') from None
         self.files = sorted(name for name in self.archive.namelist() if name[-1:] != '/'
-                            and not any(part[:1] == '.' or SYSTEM_FOLDER.fullmatch(part)
-                                        for part in name.split('/')))
+                            and not any(map(SYSTEM_FOLDER.fullmatch, name.split('/'))))
 
     def open(self, name):
         """Opens a member for reading bytes, from memory; OSError if it is too large."""
@@ -101,6 +105,11 @@ class Zip:
         photographs.check_size(size)
         with self.archive.open(name) as f:       # archive.read would inflate bytes beyond `size`
             return io.BytesIO(f.read(size))
+
+    def read_start(self, name, count):
+        """Returns the first bytes of a member, without the rest."""
+        with self.archive.open(name) as f:
+            return f.read(count)
 
     def stamp(self, name):
         """Returns (size, checksum) of a member."""
@@ -123,8 +132,7 @@ def find_images(container):
 
 def _is_image(container, name):
     try:
-        with container.open(name) as f:
-            return photographs.is_image(f.read(photographs.START))
+        return photographs.is_image(container.read_start(name, photographs.START))
     except Exception as error:      # a zip's member may be encrypted, or damaged in any other way
         if getattr(error, 'errno', None) in EXHAUSTED:
             raise

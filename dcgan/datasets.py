@@ -15,7 +15,7 @@ from dcgan.photographs import DataError
 DATASETS = ('lfw', 'celeba', 'toy')
 CROPS = {'lfw': 150, 'celeba': 178}      # source pixels; in LFW the face then fills the frame
 # The shorter side of the photographs for which CROPS are meant, and their number.
-SIDES = {'lfw': 250, 'celeba': 178}
+REFERENCES = {'lfw': 250, 'celeba': 178}
 COUNTS = {'lfw': 13233, 'celeba': celeba.COUNT}
 LABEL_LISTS = ('list_attr_celeba', 'labels')
 # Folders of data sets that hold no faces but maps of them.
@@ -24,10 +24,10 @@ MAPS = re.compile(r'(.*[-_ ])?(mask|anno|annotation|segmentation|parsing|depth|t
 
 # folder: where the photographs are. names: list of str. read: name -> Pillow image, in a context.
 # identity: values that the cache depends on. crop: default of --crop, in source pixels.
-# side: see photographs.square; 0 for a set whose photographs have any size.
+# reference: see photographs.square; 0 for a set whose photographs have any size.
 # containers: the Folder and Zip that may hold lists. notes: lines for the user.
 Source = collections.namedtuple(
-    'Source', 'dataset name folder names read identity crop side containers notes')
+    'Source', 'dataset name folder names read identity crop reference containers notes')
 
 
 def find(dataset, data_dir='datasets', part='train'):
@@ -47,7 +47,7 @@ def find(dataset, data_dir='datasets', part='train'):
         raise DataError(f'--dataset {dataset}: neither {", ".join(DATASETS)} nor a folder')
     name = dataset if is_known else os.path.basename(os.path.abspath(folder)) or 'images'
     container, names, containers, notes = choose_container(folder, dataset)
-    if len(names) < COUNTS.get(dataset, 0):
+    if len(names) != COUNTS.get(dataset, len(names)):
         notes.append(f'{folder} holds {len(names):,} of the {COUNTS[dataset]:,} photographs')
     if dataset == 'celeba':
         names, more = celeba.select_part(containers, folder, names, part)
@@ -57,7 +57,7 @@ def find(dataset, data_dir='datasets', part='train'):
     return Source(dataset, re.sub(r'[^\w.]+', '_', name), folder, names,
                   functools.partial(photographs.opened, container),
                   [os.path.abspath(folder), _identity(names, container.stamp)],
-                  CROPS.get(dataset, 0), SIDES.get(dataset, 0), containers, notes)
+                  CROPS.get(dataset, 0), REFERENCES.get(dataset, 0), containers, notes)
 
 
 def choose_container(folder, dataset):
@@ -89,7 +89,9 @@ def choose_container(folder, dataset):
     if container is not tree and candidates[0][1]:
         notes.append(f'{folder}: {len(candidates[0][1]):,} photographs outside of the zip are not '
                      'used')
-    notes += _left_out(container, images, [name for name in others if name not in zips])
+    for place, found, rest in candidates:
+        if place in (tree, container):
+            notes += _left_out(place, found, [name for name in rest if name not in zips])
     return container, images, list(dict.fromkeys([tree, container])), notes
 
 

@@ -304,3 +304,13 @@ def test_a_zip_bomb_takes_no_memory(tmp_path):
     (tmp_path / 'celeba' / 'img_align_celeba.zip').write_bytes(bytes(whole))
     good, broken, grown = megabytes('celeba', tmp_path)
     assert (good, broken) == (1, 2) and grown < 60
+
+
+@LINUX
+def test_a_large_file_in_a_zip_that_is_no_photograph_takes_no_memory(tmp_path):
+    (tmp_path / 'celeba').mkdir()
+    with zipfile.ZipFile(str(tmp_path / 'celeba' / 'a.zip'), 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('film.mp4', bytes(120 * 2 ** 20))
+        archive.writestr('good.jpg', content('JPEG'))
+    good, broken, grown = megabytes('celeba', tmp_path)
+    assert (good, broken) == (1, 0) and grown < 60
