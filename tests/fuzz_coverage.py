@@ -86,6 +86,8 @@ def load(source, first, content, folder):
             return None
     good = len(source.names) - len(loaded.broken)
     assert loaded.images[:].shape == (good, 8, 8, 3)
+    assert all(f'left out, broken: {cli.printable(name)} (' in stderr.getvalue()
+               for name, _ in loaded.broken[:cache.NAMED])
     return loaded
 
 
@@ -100,9 +102,9 @@ def labels(content, folder):
         except DataError as error:
             assert path in str(error)
             return None
-        assert values.shape[1] == len(names) and set(values.flat) <= {-1, 1}
-        assert all(row < len(values) for row in row_of.values())
-        lists.lookup(row_of, NAMES)
+        assert names and values.shape[1] == len(names) and set(values.flat) <= {-1, 1}
+        rows = [row for row in lists.lookup(row_of, NAMES) if row is not None]
+        assert values[rows].shape == (len(rows), len(names))
     return values
 
 
