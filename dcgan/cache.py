@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from dcgan import files
-from dcgan.cli import Progress, printable
+from dcgan.cli import MAX_BROKEN, Progress, printable
 from dcgan.photographs import EXHAUSTED, DataError, crop_of, square
 
 FEW_BROKEN = 5                           # as many may be broken in any set
@@ -51,7 +51,7 @@ class Images:
         return np.array(np.memmap(self.file, np.uint8, 'r', shape=self.shape)[rows])
 
 
-def load(source, image_size, crop=None, data_dir='datasets', at_least=1, max_broken=0.01):
+def load(source, image_size, crop=None, data_dir='datasets', at_least=1, max_broken=MAX_BROKEN):
     """Returns the Photographs of a Source, from the cache or decoded.
 
     The images are [n, image_size, image_size, 3]. crop: side of the square in source pixels, 0 for

@@ -21,6 +21,9 @@ with warnings.catch_warnings():
     from tqdm.autonotebook import tqdm
 
 
+MAX_BROKEN = 0.01               # default of --max-broken
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a bad command line in one sentence with exit code 2; --help shows the usage.
 
@@ -266,7 +269,7 @@ def add_data(parser, held='lfw/, celeba/ and the decoded arrays'):
     """Adds the options of datasets.find and cache.load that every program with photographs has."""
     parser.add_argument('--data-dir', type=path, default='datasets', metavar='DIR',
                         help=f'holds {held} (%(default)s)')
-    parser.add_argument('--max-broken', type=fraction, default=0.01, metavar='X',
+    parser.add_argument('--max-broken', type=fraction, default=MAX_BROKEN, metavar='X',
                         help='largest share of photographs that may be broken; in a small set a '
                              'few may be, whatever their share (%(default)s)')
 

@@ -1,4 +1,4 @@
-"""What command lines share: paths that begin with `~`."""
+"""Paths that begin with `~`, on every command line."""
 import argparse
 import os
 

@@ -176,7 +176,7 @@ def test_a_zip_of_photographs_is_read_where_none_is_unpacked(tmp_path):
 
 ENDINGS = {'a.jfif': 'JPEG', 'b.jpe': 'JPEG', 'c.tif': 'TIFF', 'd.TIFF': 'TIFF', 'e.gif': 'GIF',
            'f.pgm': 'PPM', 'no ending': 'JPEG', 'photo.2019': 'PNG', 'g.dat': 'WEBP',
-           'h.avif': 'AVIF', 'i.heic': 'HEIF'}
+           'h.avif': 'AVIF', 'i.heic': 'HEIF', 'j.jp2': 'JPEG2000'}
 
 
 @pytest.mark.parametrize('name', ENDINGS)
